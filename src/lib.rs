@@ -1,0 +1,27 @@
+//! fedgate: a PostgreSQL gateway that sends only reads on and answers everything else itself.
+//!
+//! The map of the rooms, lowest rank first. A room imports only rooms of a lower rank, and rooms of
+//! one rank do not know each other; `tests/architecture.rs` holds this table against the code.
+//!
+//! | rank | room | what happens there |
+//! | --- | --- | --- |
+//! | 6 | [`app`] (and `main`) | arguments, exit codes, the wiring, the order of draining |
+//! | 5 | [`http`] | health, metrics, API; sees receivers and handles only |
+//! | 4 | [`session`] | one client's life: startup, TLS, authentication, relay, cancel |
+//! | 3 | [`upstream`] | dial, authenticate, pin, lease; every query method asks for a permit |
+//! | 2 | [`guard`] | a parsed statement in, permit or refusal out |
+//! | 1 | [`sql`], [`wire`], [`config`] | text to tree; bytes to frames; settings to validated types |
+//! | 0 | [`ids`], [`sqlstate`], [`metrics`], [`status`] | names, codes, handles |
+
+pub mod app;
+pub mod config;
+pub mod guard;
+pub mod http;
+pub mod ids;
+pub mod metrics;
+pub mod session;
+pub mod sql;
+pub mod sqlstate;
+pub mod status;
+pub mod upstream;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! Text to tree: the only place that parses. Nothing here performs I/O.

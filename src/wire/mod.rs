@@ -1,0 +1,5 @@
+//! Bytes to frames and back. Nothing here performs I/O.
+
+mod error;
+
+pub use error::{ClientError, Severity};
