@@ -1,0 +1,198 @@
+//! Validated settings.
+//!
+//! Invariant: every value here is usable as it stands.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::config::SecretFile;
+use crate::ids::{ClientUser, SourceName};
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub gateway: Gateway,
+    pub sources: Vec<Arc<Source>>,
+    pub http: Option<Http>,
+    pub log: LogFormat,
+}
+
+/// `[gateway]`
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    pub listen: Vec<SocketAddr>,
+    pub max_clients: usize,
+    /// How long running statements may finish after SIGTERM.
+    pub drain_timeout: Duration,
+    /// From accept to ReadyForQuery.
+    pub startup_timeout: Duration,
+    /// How long a client that does not read may hold up its session before it is closed.
+    pub write_timeout: Duration,
+    pub tls: Option<GatewayTls>,
+    pub auth: Auth,
+    pub limits: Limits,
+    pub scheduler: Scheduler,
+    /// Threads that run sessions; at least one.
+    pub worker_threads: usize,
+}
+
+/// How sessions are spread over threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduler {
+    /// One runtime a thread; a client and its upstream never leave it.
+    PerCore,
+    /// One runtime over all threads, which steal tasks from each other.
+    WorkStealing,
+}
+
+#[derive(Clone, Debug)]
+pub struct GatewayTls {
+    pub certificate: PathBuf,
+    pub private_key: PathBuf,
+    /// Certificates that clients may prove themselves with.
+    pub client_ca: Option<PathBuf>,
+    /// Refuse clients that do not ask for TLS.
+    pub required: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// SCRAM-SHA-256(-PLUS) against verifiers of this file, or a client certificate whose common name is the user.
+    Scram { users_file: PathBuf },
+    /// The client's own login goes through to the source.
+    Relay,
+    /// Nobody is asked; loopback only.
+    Trust,
+}
+
+/// Bounds on what one client may make the gateway hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Longest text that is judged, in bytes.
+    pub statement_bytes: usize,
+    /// Longest message from a client, in bytes (Bind carries parameters).
+    pub message_bytes: usize,
+    /// Prepared statements and portals of one session.
+    pub prepared_statements: usize,
+    /// Messages sent upstream and not answered yet, of one session.
+    pub pipeline: usize,
+}
+
+/// `[[source]]`
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub name: SourceName,
+    /// Tried in turn; never empty.
+    pub hosts: Vec<Host>,
+    pub database: String,
+    /// The login for sessions, and for the gateway's own queries; sessions use the client's own with `relay`.
+    pub login: SourceLogin,
+    pub tls: SourceTls,
+    pub read_only: bool,
+    /// Empty unless `read_only = false`.
+    pub writers: Vec<ClientUser>,
+    pub trino_catalog: String,
+    pub access: Vec<AccessRule>,
+    pub engine: Option<Engine>,
+    /// By the gateway's own clock; zero: none.
+    pub statement_timeout: Duration,
+    /// Pinned at the source; zero: none.
+    pub idle_in_transaction_timeout: Duration,
+    /// For one host: dial, TLS and authentication together.
+    pub connect_timeout: Duration,
+    /// How often the function catalogue is loaded again.
+    pub catalogue_refresh: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    Tcp {
+        host: String,
+        port: u16,
+    },
+    /// The socket file itself, such as `/run/postgresql/.s.PGSQL.5432`.
+    Unix {
+        path: PathBuf,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct SourceLogin {
+    pub user: String,
+    pub password: Option<SecretFile>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SourceTls {
+    pub mode: TlsMode,
+    /// Roots to trust; absent: the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// libpq's `sslmode`, less `allow`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Disable,
+    Prefer,
+    Require,
+    VerifyCa,
+    VerifyFull,
+}
+
+/// Who may use a source, from where. Nobody may unless a rule says so.
+#[derive(Clone, Debug)]
+pub struct AccessRule {
+    pub users: Vec<ClientUser>,
+    /// Empty: from anywhere.
+    pub cidr: Vec<IpNet>,
+    /// Only with a client certificate whose common name is the user.
+    pub certificate: bool,
+}
+
+/// Query engines that vouch for their end users.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub users: Vec<ClientUser>,
+    /// The configured `query.comment-format`, with `$QUERY_ID` and `$USER`.
+    pub comment: String,
+}
+
+/// `[http]`
+#[derive(Clone, Debug)]
+pub struct Http {
+    pub listen: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Config {
+    pub fn source(&self, name: &str) -> Option<&Arc<Source>> {
+        self.sources.iter().find(|source| source.name.as_str() == name)
+    }
+}
+
+impl Source {
+    /// Whether `user`, at `address`, with or without a certificate of that name, may use this source.
+    pub fn allows(&self, user: &ClientUser, address: IpAddr, certified: bool) -> bool {
+        self.access.iter().any(|rule| {
+            rule.users.contains(user)
+                && (certified || !rule.certificate)
+                && (rule.cidr.is_empty() || rule.cidr.iter().any(|net| net.contains(&address)))
+        })
+    }
+
+    pub fn is_writer(&self, user: &ClientUser) -> bool {
+        !self.read_only && self.writers.contains(user)
+    }
+
+    pub fn is_engine(&self, user: &ClientUser) -> bool {
+        self.engine.as_ref().is_some_and(|engine| engine.users.contains(user))
+    }
+}
