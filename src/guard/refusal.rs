@@ -26,6 +26,20 @@ impl Refusal {
         self.class.as_str()
     }
 
+    /// Whether PostgreSQL would answer with an error of its own to this in a failed transaction block
+    /// too: what it cannot even parse. Anything else meets 25P02 there.
+    pub fn stands_in_failed_block(&self) -> bool {
+        match self.class {
+            RefusalClass::Unverified
+            | RefusalClass::Limit
+            | RefusalClass::Encoding
+            | RefusalClass::Protocol => true,
+            RefusalClass::Write | RefusalClass::Mode | RefusalClass::Setting | RefusalClass::Function => {
+                false
+            }
+        }
+    }
+
     pub fn client_message(&self) -> &str {
         &self.message
     }

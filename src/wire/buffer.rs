@@ -63,6 +63,12 @@ impl ReadBuffer {
         self.start == self.end
     }
 
+    /// The buffer itself, an empty one staying behind.
+    #[inline]
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(self.pool.clone()))
+    }
+
     /// Forgets the first `count` bytes.
     #[inline]
     pub fn consume(&mut self, count: usize) {

@@ -1,0 +1,178 @@
+//! The guard as one session sees it: verdicts under the snapshot in force, counted and logged.
+//!
+//! Invariant: each text is judged under the newest snapshot, and every refusal leaves one line in the
+//! log and one count in the metrics, with who was refused and never with what they sent.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+
+use crate::config;
+use crate::guard::{Context, Mode, Refusal, Step, Verdict, VerdictCache};
+use crate::ids::{ClientUser, EndUser, RefusalClass, StatementClass};
+use crate::metrics::SourceMetrics;
+use crate::sql::catalogue::Catalogue;
+use crate::sql::comment::{self, CommentFormat};
+use crate::sqlstate::SqlState;
+use crate::wire::ClientError;
+
+/// What verdicts on one source depend on; replaced whole, never edited.
+pub struct Snapshot {
+    pub config: Arc<config::Source>,
+    pub catalogue: Arc<Catalogue>,
+    pub limits: crate::sql::Limits,
+    /// How the engine's comment names its end users.
+    pub comment: Option<CommentFormat>,
+    /// Another number for every snapshot that any verdict could differ under.
+    pub generation: u64,
+}
+
+/// Who is judged.
+#[derive(Clone, Debug)]
+pub struct Who {
+    pub user: ClientUser,
+    pub address: SocketAddr,
+}
+
+pub struct Judge {
+    who: Who,
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    snapshot: Arc<Snapshot>,
+    /// Generation of the snapshot that the session began with.
+    began: u64,
+    cache: Arc<VerdictCache>,
+    metrics: SourceMetrics,
+    /// Asks for a newer catalogue, when a function was not known.
+    stale: Arc<Notify>,
+}
+
+impl Judge {
+    pub fn new(
+        who: Who,
+        snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+        snapshot: Arc<Snapshot>,
+        cache: Arc<VerdictCache>,
+        metrics: SourceMetrics,
+        stale: Arc<Notify>,
+    ) -> Self {
+        let began = snapshot.generation;
+        Self { who, snapshots, snapshot, began, cache, metrics, stale }
+    }
+
+    pub fn mode(&self) -> Mode {
+        if self.snapshot.config.is_writer(&self.who.user) { Mode::ReadWrite } else { Mode::ReadOnly }
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.snapshot.generation
+    }
+
+    /// Whether the policy is another one than when the session began.
+    pub fn has_changed(&mut self) -> bool {
+        self.refresh();
+        self.snapshot.generation != self.began
+    }
+
+    fn refresh(&mut self) {
+        // An error means that nobody will send snapshots any more; the last one stays in force.
+        if self.snapshots.has_changed().unwrap_or(false)
+            && let Some(snapshot) = self.snapshots.borrow_and_update().clone()
+        {
+            self.snapshot = snapshot;
+        }
+    }
+
+    pub fn verdict(&mut self, sql: &[u8]) -> Arc<Verdict> {
+        self.refresh();
+        let snapshot = &self.snapshot;
+        let context = Context {
+            catalogue: &snapshot.catalogue,
+            mode: self.mode(),
+            limits: &snapshot.limits,
+            source: &snapshot.config.name,
+        };
+        self.cache.judge(sql, &context, snapshot.generation)
+    }
+
+    /// Judges a prepared text again.
+    pub fn again(&mut self, sql: &[u8]) -> Result<(), ClientError> {
+        let verdict = self.verdict(sql);
+        match verdict.steps.last() {
+            Some(Step::Refuse(refusal)) => Err(self.refused(sql, refusal)),
+            Some(Step::Admit(_)) | None => Ok(()),
+        }
+    }
+
+    pub fn count_admitted(&self, class: StatementClass) {
+        self.metrics.admitted(class);
+    }
+
+    pub fn count_empty(&self) {
+        self.metrics.admitted(StatementClass::Empty);
+    }
+
+    /// Counts and logs a refusal; what the client is told of it.
+    pub fn refused(&self, sql: &[u8], refusal: &Refusal) -> ClientError {
+        if refusal.class == RefusalClass::Function {
+            self.stale.notify_one();
+        }
+        let position = refusal.offset.and_then(|offset| {
+            let before = std::str::from_utf8(sql.get(..offset)?).ok()?;
+            u32::try_from(before.chars().count() + 1).ok()
+        });
+        let error = ClientError::error(refusal.sqlstate(), refusal.client_message());
+        let error = ClientError { detail: refusal.detail.clone(), hint: refusal.hint.clone(), ..error };
+        let error = error.position(position);
+        self.count_refusal(refusal.class, &error, self.end_user(sql));
+        error
+    }
+
+    /// One line and one count for something that was not sent on.
+    pub fn count_refusal(&self, class: RefusalClass, error: &ClientError, end_user: Option<EndUser>) {
+        self.metrics.refused(class);
+        let (end_user, query) = match &end_user {
+            Some(end_user) => (Some(&*end_user.user), Some(&*end_user.query)),
+            None => (None, None),
+        };
+        tracing::warn!(
+            source = %self.snapshot.config.name,
+            user = %self.who.user,
+            address = %self.who.address,
+            end_user,
+            query,
+            class = class.as_str(),
+            sqlstate = error.sqlstate.as_str(),
+            reason = error.message,
+            "refused"
+        );
+    }
+
+    /// The end user whom an engine user's comment names.
+    fn end_user(&self, sql: &[u8]) -> Option<EndUser> {
+        if !self.snapshot.config.is_engine(&self.who.user) {
+            return None;
+        }
+        comment::end_user(sql, self.snapshot.comment.as_ref()?)
+    }
+
+    /// FunctionCall runs a function by its OID, past every text that could be judged.
+    pub fn function_call() -> (RefusalClass, ClientError) {
+        let error = ClientError::error(
+            SqlState::INSUFFICIENT_PRIVILEGE,
+            "permission denied for function call by protocol message",
+        )
+        .detail("The FunctionCall message runs a function by its OID; fedgate never sends it on.")
+        .hint("Call the function in a SELECT.");
+        (RefusalClass::Protocol, error)
+    }
+
+    /// For a name of which nobody knows what it stands for, after the policy has changed.
+    pub fn outdated(&self) -> ClientError {
+        ClientError::error(
+            SqlState::INSUFFICIENT_PRIVILEGE,
+            "permission denied for a statement that was prepared under an older policy",
+        )
+        .hint("Prepare the statement again, or reconnect.")
+    }
+}

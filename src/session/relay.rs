@@ -1,0 +1,1042 @@
+//! The relay between one client and its lease: messages of the client are judged, answers of the
+//! source are passed on by walking their headers.
+//!
+//! Invariant: every message sent upstream has its place in the queue of expected answers, so that an
+//! error of the gateway's own stands exactly where PostgreSQL would have put it, and rows are never
+//! decoded. One task owns both sockets; nothing here waits anywhere but in [`Relay::poll_run`].
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::clock::Timer;
+use super::drain::Drain;
+use super::judge::Judge;
+use super::prepared::{Prepared, Statements};
+use crate::config::Limits;
+use crate::metrics::SourceMetrics;
+use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step};
+use crate::sqlstate::SqlState;
+use crate::upstream::{CopyIn, Lease, Source};
+use crate::wire::backend::{self, Status};
+use crate::wire::frame::{self, HEADER};
+use crate::wire::frontend::{self, Malformed, Target};
+use crate::wire::{BufferPool, ClientError, ReadBuffer};
+
+/// Bytes for one side that may wait before no more is taken from the other side.
+const BACKLOG: usize = 64 * 1024;
+/// Longest message of the source that is looked into; longer ones pass by their header alone.
+const INSPECTED: usize = 64 * 1024;
+/// Longest message that PostgreSQL itself may send (`PQ_LARGE_MESSAGE_LIMIT`).
+const LARGEST: usize = 0x3fff_ffff;
+/// PostgreSQL's bound on messages that carry no text or data (`PQ_SMALL_MESSAGE_LIMIT`).
+const SMALL: usize = 10_000;
+/// After a time-out's cancel, how long the source may take to answer.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
+/// How long a side that is told goodbye may take to hear it.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Why a relay ended.
+#[derive(Debug)]
+pub enum End {
+    /// Terminate.
+    Client,
+    /// The client's connection broke or closed without Terminate.
+    ClientGone,
+    /// The source closed the session; what it said before was passed on.
+    SourceGone(&'static str),
+    /// The gateway ends it and says why.
+    Fatal(ClientError),
+}
+
+/// What the source still has to answer, in the order of the messages that were sent.
+#[derive(Debug)]
+enum Expect {
+    /// A simple Query: everything up to ReadyForQuery.
+    Query(Option<Box<[Effect]>>),
+    Parse,
+    Bind,
+    /// RowDescription or NoData; a statement's ParameterDescription comes before it.
+    Describe,
+    Execute,
+    Close(Option<Box<(Box<[u8]>, u64)>>),
+    /// Answers to messages of the gateway's own, which the client never sees.
+    QuietParse,
+    QuietBind,
+    /// The client sees RowDescription, as of a simple Query, and never NoData.
+    QuietDescribe,
+    QuietClose,
+    Sync,
+    /// [`crate::upstream::REFUSED`] in a refused statement's place.
+    Refused(Box<Refused>),
+}
+
+#[derive(Debug)]
+struct Refused {
+    error: ClientError,
+    /// PostgreSQL would say this in a failed block too; otherwise its own 25P02 comes first.
+    always: bool,
+}
+
+/// Messages of the client that are passed over up to its next Sync, after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Skip {
+    No,
+    /// The source knows nothing of it: the gateway answers Sync itself.
+    Local,
+    /// The source skips too and waits for the Sync.
+    Upstream,
+}
+
+enum Handled {
+    Done,
+    /// Cannot be decided before the source has answered what is under way.
+    Wait,
+    End(End),
+}
+
+/// What a relay is made of.
+pub struct Parts<C> {
+    pub client: C,
+    pub client_buffers: BufferPool,
+    pub lease: Lease,
+    pub source: Arc<Source>,
+    pub judge: Judge,
+    pub limits: Limits,
+    pub drain: watch::Receiver<bool>,
+    pub timeouts: Timeouts,
+    /// What stands before the client's own application_name at the source.
+    pub name_prefix: String,
+    pub metrics: SourceMetrics,
+}
+
+/// All zero means none.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    pub statement: Duration,
+    pub idle_in_transaction: Duration,
+    /// How long a client that does not read is waited for.
+    pub write: Duration,
+}
+
+pub struct Relay<C> {
+    client: C,
+    client_in: ReadBuffer,
+    /// Bytes that the gateway writes or has edited; they go before `approved`.
+    client_out: BytesMut,
+    lease: Lease,
+    source: Arc<Source>,
+    /// How many bytes at the front of `lease.inbound` may go to the client as they lie.
+    approved: usize,
+    /// How many more bytes of the message under way pass unseen.
+    passing: usize,
+    expects: VecDeque<Expect>,
+    status: Status,
+    /// Extended messages were sent since the last Sync: an implicit transaction may be open.
+    pipeline: bool,
+    skip: Skip,
+    /// A Flush was sent so that [`Handled::Wait`] ends.
+    flushed: bool,
+    copy_in: Option<CopyIn>,
+    /// PostgreSQL would have dropped the unnamed statement; the source has not been told yet.
+    unnamed_stale: bool,
+    /// An error came since the last ReadyForQuery.
+    failed: bool,
+    statements: Statements,
+    judge: Judge,
+    limits: Limits,
+    drain: Drain,
+    name_prefix: String,
+    metrics: SourceMetrics,
+    timeouts: Timeouts,
+    timer: Timer,
+    /// Since when the answer under way, or the idle transaction, lasts.
+    since: Instant,
+    /// Since when the client has not taken what is there for it.
+    blocked: Option<Instant>,
+    cancelling: Option<Cancelling>,
+}
+
+struct Cancelling {
+    request: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    until: Instant,
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
+    pub fn new(parts: Parts<C>) -> Self {
+        let statements = Statements::new(&parts.limits);
+        Self {
+            client: parts.client,
+            client_in: ReadBuffer::new(parts.client_buffers),
+            client_out: BytesMut::new(),
+            lease: parts.lease,
+            source: parts.source,
+            approved: 0,
+            passing: 0,
+            expects: VecDeque::new(),
+            status: Status::Idle,
+            pipeline: false,
+            skip: Skip::No,
+            flushed: false,
+            copy_in: None,
+            unnamed_stale: false,
+            failed: false,
+            statements,
+            judge: parts.judge,
+            limits: parts.limits,
+            drain: Drain::new(parts.drain),
+            name_prefix: parts.name_prefix,
+            metrics: parts.metrics,
+            timeouts: parts.timeouts,
+            timer: Timer::default(),
+            since: Instant::now(),
+            blocked: None,
+            cancelling: None,
+        }
+    }
+
+    /// Relays until one side ends it; then says goodbye to both as far as they can hear it.
+    pub async fn run(mut self) -> End {
+        let end = std::future::poll_fn(|cx| self.poll_run(cx)).await;
+        let busy = !self.expects.is_empty();
+        if let End::Fatal(error) = &end
+            && self.passing == 0
+        {
+            self.edit(|out| error.encode(out));
+        }
+        let bounded = GOODBYE;
+        if !matches!(end, End::ClientGone) {
+            // The client may have stopped reading: then it does not hear why.
+            let _ = tokio::time::timeout(bounded, std::future::poll_fn(|cx| self.poll_write_client(cx))).await;
+            let _ = tokio::time::timeout(bounded, std::future::poll_fn(|cx| Pin::new(&mut self.client).poll_shutdown(cx)))
+                .await;
+        }
+        if !matches!(end, End::SourceGone(_)) {
+            if busy {
+                // Nobody waits for the answer any more: spare the source the work.
+                let _ = tokio::time::timeout(CANCEL_GRACE, self.source.cancel(&self.lease.cancel)).await;
+            }
+            self.lease.outbound.terminate();
+            let _ = tokio::time::timeout(bounded, std::future::poll_fn(|cx| self.lease.poll_flush(cx))).await;
+        }
+        end
+    }
+
+    fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let mut progress = false;
+
+            if self.wants_client() {
+                match self.poll_read_client(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::ClientGone),
+                    Poll::Ready(Ok(_)) => progress = true,
+                    Poll::Pending => {}
+                }
+            }
+            if let Err(end) = self.take_client_messages() {
+                return Poll::Ready(end);
+            }
+            match self.lease.poll_flush(cx) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => return self.poll_source_gone(cx, "connection lost while writing"),
+                Poll::Pending => {}
+            }
+            if !self.lease.inbound.space().is_empty() {
+                match self.lease.poll_fill(cx) {
+                    Poll::Ready(Ok(0)) => return self.poll_source_gone(cx, "closed by the source"),
+                    Poll::Ready(Err(_)) => return self.poll_source_gone(cx, "connection lost"),
+                    Poll::Ready(Ok(_)) => progress = true,
+                    Poll::Pending => {}
+                }
+            }
+            if let Err(end) = self.walk_answers() {
+                return Poll::Ready(end);
+            }
+            match self.poll_write_client(cx) {
+                Poll::Ready(Ok(count)) => {
+                    progress |= count > 0;
+                    self.blocked = None;
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(End::ClientGone),
+                Poll::Pending => {
+                    self.blocked.get_or_insert_with(Instant::now);
+                }
+            }
+            if let Some(end) = self.poll_clock(cx) {
+                return Poll::Ready(end);
+            }
+            if !progress {
+                self.client_in.release();
+                self.lease.inbound.release();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// The source has gone: what it said before goes to the client first.
+    fn poll_source_gone(&mut self, cx: &mut Context<'_>, why: &'static str) -> Poll<End> {
+        if let Err(end) = self.walk_answers() {
+            return Poll::Ready(end);
+        }
+        if let Poll::Ready(Err(_)) = self.poll_write_client(cx) {
+            return Poll::Ready(End::ClientGone);
+        }
+        Poll::Ready(End::SourceGone(why))
+    }
+
+    // ---- the client's bytes -------------------------------------------------------------------
+
+    fn wants_client(&self) -> bool {
+        self.lease.outbound.len() < BACKLOG
+            && self.client_out.len() < BACKLOG
+            && self.expects.len() < self.limits.pipeline
+            && !self.flushed
+    }
+
+    fn poll_read_client(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        let space = self.client_in.space();
+        if space.is_empty() {
+            // Full of whole messages that wait for their turn.
+            return Poll::Pending;
+        }
+        let mut space = ReadBuf::new(space);
+        ready!(Pin::new(&mut self.client).poll_read(cx, &mut space))?;
+        let count = space.filled().len();
+        self.client_in.filled(count);
+        self.metrics.bytes_from_client.inc_by(count as u64);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_client(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        let mut total = 0;
+        loop {
+            if !self.client_out.is_empty() && self.approved > 0 && self.approved < 4096 {
+                // One write for an edited message and the few bytes behind it.
+                self.settle_approved();
+            }
+            let bytes = if self.client_out.is_empty() {
+                self.lease.inbound.data().get(..self.approved).unwrap_or_default()
+            } else {
+                &self.client_out[..]
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            let count = ready!(Pin::new(&mut self.client).poll_write(cx, bytes))?;
+            if count == 0 {
+                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+            }
+            if self.client_out.is_empty() {
+                self.lease.inbound.consume(count);
+                self.approved -= count;
+            } else {
+                self.client_out.advance(count);
+                if self.client_out.is_empty() {
+                    self.client_out = BytesMut::new();
+                }
+            }
+            total += count;
+            self.metrics.bytes_to_client.inc_by(count as u64);
+        }
+        ready!(Pin::new(&mut self.client).poll_flush(cx))?;
+        Poll::Ready(Ok(total))
+    }
+
+    fn take_client_messages(&mut self) -> Result<(), End> {
+        while self.lease.outbound.len() < BACKLOG
+            && self.client_out.len() < BACKLOG
+            && self.expects.len() < self.limits.pipeline
+        {
+            let limit = self.limits.message_bytes;
+            let header = match frame::header(self.client_in.data(), limit) {
+                Ok(None) => {
+                    self.client_in.reserve(HEADER);
+                    return Ok(());
+                }
+                Ok(Some(header)) => header,
+                Err(error) => return Err(protocol(error.to_string())),
+            };
+            if header.size > longest(header.kind, limit) {
+                return Err(protocol(format!("invalid message length in message of type {:#04x}", header.kind)));
+            }
+            if self.client_in.data().len() < header.size {
+                self.client_in.reserve(header.size);
+                return Ok(());
+            }
+            // Taken out while it is handled, so that the handlers may borrow the session.
+            let client_in = self.client_in.take();
+            let body = client_in.data().get(HEADER..header.size).unwrap_or_default();
+            let handled = self.handle(header.kind, body);
+            self.client_in = client_in;
+            match handled {
+                Ok(Handled::Done) => {
+                    self.flushed = false;
+                    self.client_in.consume(header.size);
+                }
+                Ok(Handled::Wait) => {
+                    if !self.flushed {
+                        self.flushed = true;
+                        self.lease.outbound.flush();
+                    }
+                    return Ok(());
+                }
+                Ok(Handled::End(end)) => return Err(end),
+                Err(Malformed) => return Err(protocol("invalid message format".to_owned())),
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, kind: u8, body: &[u8]) -> Result<Handled, Malformed> {
+        if self.copy_in.is_some() && self.handle_copy_in(kind, body) {
+            return Ok(Handled::Done);
+        }
+        match kind {
+            b'X' => return Ok(Handled::End(End::Client)),
+            b'S' => {
+                self.handle_sync();
+                return Ok(Handled::Done);
+            }
+            b'd' | b'c' | b'f' => return Ok(Handled::Done), // stray: PostgreSQL passes over them too
+            b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' | b'H' => {}
+            _ => {
+                let end = protocol(format!("invalid frontend message type {kind}"));
+                return Ok(Handled::End(end));
+            }
+        }
+        if self.skip != Skip::No {
+            return Ok(Handled::Done);
+        }
+        match kind {
+            b'Q' => self.handle_query(frontend::query(body)?),
+            b'F' => {
+                if self.pipeline && !self.expects.is_empty() {
+                    return Ok(Handled::Wait);
+                }
+                let (class, error) = Judge::function_call();
+                self.judge.count_refusal(class, &error, None);
+                Ok(self.refuse_query(error, false))
+            }
+            b'P' => self.handle_parse(frontend::parse(body)?),
+            b'B' => self.handle_bind(frontend::bind(body)?, body),
+            b'D' => {
+                let target = frontend::target(body)?;
+                self.drop_stale_unnamed(matches!(target, Target::Statement(b"")));
+                self.lease.outbound.describe(target);
+                self.expect_extended(Expect::Describe);
+                Ok(Handled::Done)
+            }
+            b'E' => self.handle_execute(frontend::execute(body)?, body),
+            b'C' => {
+                let target = frontend::target(body)?;
+                let closing = match target {
+                    Target::Statement(b"") => {
+                        self.unnamed_stale = false;
+                        None
+                    }
+                    Target::Statement(name) => self.statements.closing(name),
+                    Target::Portal(_) => None,
+                };
+                self.lease.outbound.close(target);
+                self.expect_extended(Expect::Close(closing));
+                Ok(Handled::Done)
+            }
+            _ => {
+                self.lease.outbound.flush();
+                Ok(Handled::Done)
+            }
+        }
+    }
+
+    fn expect(&mut self, expect: Expect) {
+        if self.expects.is_empty() {
+            self.since = Instant::now();
+        }
+        self.expects.push_back(expect);
+    }
+
+    fn expect_extended(&mut self, expect: Expect) {
+        self.pipeline = true;
+        self.expect(expect);
+    }
+
+    /// Nothing is under way, no block and no implicit transaction is open.
+    fn at_rest(&self) -> bool {
+        self.expects.is_empty() && !self.pipeline && self.status == Status::Idle
+    }
+
+    fn handle_sync(&mut self) {
+        match std::mem::replace(&mut self.skip, Skip::No) {
+            Skip::Local => self.edit(|out| backend::ready_for_query(Status::Idle, out)),
+            Skip::No | Skip::Upstream => {
+                self.lease.outbound.sync();
+                self.expect(Expect::Sync);
+                self.pipeline = false;
+            }
+        }
+    }
+
+    fn handle_query(&mut self, sql: &[u8]) -> Result<Handled, Malformed> {
+        let verdict = self.judge.verdict(sql);
+        let admitted = verdict.steps.iter().all(|step| matches!(step, Step::Admit(_)));
+        if verdict.steps.is_empty() {
+            self.judge.count_empty();
+            self.lease.outbound.query(&Permit::empty());
+            self.expect(Expect::Query(None));
+            self.pipeline = false;
+            return Ok(Handled::Done);
+        }
+        if let [Step::Admit(admitted)] = &verdict.steps[..]
+            && verdict.form == Form::Whole
+            && self.may_go_on(&admitted.effect)
+        {
+            self.judge.count_admitted(admitted.class);
+            let effects = self.begin_effect(admitted);
+            match self.renamed(admitted) {
+                Some(permit) => self.lease.outbound.query(&permit),
+                None => self.lease.outbound.query(&admitted.permit),
+            }
+            self.expect(Expect::Query(effects));
+            self.pipeline = false;
+            return Ok(Handled::Done);
+        }
+        if self.pipeline && !self.expects.is_empty() {
+            // Whether the source passes over this Query, after an error in the pipeline, is not known yet.
+            return Ok(Handled::Wait);
+        }
+        if !admitted && let [Step::Refuse(refusal)] = &verdict.steps[..] {
+            let always = refusal.stands_in_failed_block();
+            let error = self.judge.refused(sql, refusal);
+            return Ok(self.refuse_query(error, always));
+        }
+        for step in &verdict.steps {
+            match step {
+                Step::Admit(admitted) if self.may_go_on(&admitted.effect) => {
+                    self.judge.count_admitted(admitted.class);
+                    self.begin_effect(admitted);
+                    match self.renamed(admitted) {
+                        Some(permit) => self.lease.outbound.run(&permit),
+                        None => self.lease.outbound.run(&admitted.permit),
+                    }
+                    for expect in [Expect::QuietParse, Expect::QuietBind, Expect::QuietDescribe, Expect::Execute] {
+                        self.expect(expect);
+                    }
+                }
+                Step::Admit(_) => {
+                    let error = self.judge.outdated();
+                    self.lease.outbound.refused(b"");
+                    self.expect(Expect::Refused(Box::new(Refused { error, always: false })));
+                    break;
+                }
+                Step::Refuse(refusal) => {
+                    let always = refusal.stands_in_failed_block();
+                    let error = self.judge.refused(sql, refusal);
+                    self.lease.outbound.refused(b"");
+                    self.expect(Expect::Refused(Box::new(Refused { error, always })));
+                }
+            }
+        }
+        self.lease.outbound.sync();
+        self.expect(Expect::Sync);
+        self.pipeline = false;
+        Ok(Handled::Done)
+    }
+
+    /// An error in the place of a whole Query or FunctionCall; the caller knows that the source does not
+    /// pass over it.
+    fn refuse_query(&mut self, error: ClientError, always: bool) -> Handled {
+        if self.at_rest() {
+            self.unnamed_stale = true;
+            self.edit(|out| {
+                error.encode(out);
+                backend::ready_for_query(Status::Idle, out);
+            });
+            return Handled::Done;
+        }
+        self.unnamed_stale = false;
+        self.lease.outbound.refused(b"");
+        self.expect(Expect::Refused(Box::new(Refused { error, always })));
+        self.lease.outbound.sync();
+        self.expect(Expect::Sync);
+        self.pipeline = false;
+        Handled::Done
+    }
+
+    /// An error in the place of one extended message; everything up to Sync is passed over.
+    fn refuse_extended(&mut self, name: &[u8], error: ClientError, always: bool) -> Handled {
+        if self.at_rest() {
+            self.unnamed_stale |= name.is_empty();
+            self.skip = Skip::Local;
+            self.edit(|out| error.encode(out));
+        } else {
+            self.lease.outbound.refused(name);
+            self.expect_extended(Expect::Refused(Box::new(Refused { error, always })));
+            self.skip = Skip::Upstream;
+        }
+        Handled::Done
+    }
+
+    fn handle_parse(&mut self, parse: frontend::Parse<'_>) -> Result<Handled, Malformed> {
+        let verdict = self.judge.verdict(parse.sql);
+        let admitted = match &verdict.steps[..] {
+            [] => None,
+            [Step::Admit(admitted)] => Some(admitted),
+            [.., Step::Refuse(refusal)] => {
+                let always = refusal.stands_in_failed_block();
+                let error = self.judge.refused(parse.sql, refusal);
+                return Ok(self.refuse_extended(parse.name, error, always));
+            }
+            [..] => {
+                let error = ClientError::error(
+                    SqlState::SYNTAX_ERROR,
+                    "cannot insert multiple commands into a prepared statement",
+                );
+                return Ok(self.refuse_extended(parse.name, error, true));
+            }
+        };
+        let permit = match admitted {
+            None => {
+                self.judge.count_empty();
+                Permit::empty()
+            }
+            Some(admitted) if self.may_go_on(&admitted.effect) => {
+                self.judge.count_admitted(admitted.class);
+                self.begin_effect(admitted);
+                self.renamed(admitted).unwrap_or_else(|| admitted.permit.clone())
+            }
+            Some(_) => return Ok(self.refuse_extended(parse.name, self.judge.outdated(), false)),
+        };
+        let prepared = Prepared { permit, generation: self.judge.generation() };
+        if let Err(error) = self.statements.parse(parse.name, prepared.clone()) {
+            return Ok(self.refuse_extended(parse.name, error, false));
+        }
+        if parse.name.is_empty() {
+            self.unnamed_stale = false;
+        }
+        self.lease.outbound.parse(parse.name, &prepared.permit, parse.types);
+        self.expect_extended(Expect::Parse);
+        Ok(Handled::Done)
+    }
+
+    fn handle_bind(&mut self, bind: frontend::Bind<'_>, body: &[u8]) -> Result<Handled, Malformed> {
+        self.drop_stale_unnamed(bind.statement.is_empty());
+        if let Err(error) = self.statements.bind(bind.statement, bind.portal, &mut self.judge) {
+            return Ok(self.refuse_extended(OWN_NAME, error, false));
+        }
+        self.lease.outbound.bind(body);
+        self.expect_extended(Expect::Bind);
+        Ok(Handled::Done)
+    }
+
+    fn handle_execute(&mut self, portal: &[u8], body: &[u8]) -> Result<Handled, Malformed> {
+        if let Err(error) = self.statements.execute(portal, &mut self.judge) {
+            return Ok(self.refuse_extended(OWN_NAME, error, false));
+        }
+        self.lease.outbound.execute(body);
+        self.expect_extended(Expect::Execute);
+        Ok(Handled::Done)
+    }
+
+    /// A refusal that never reached the source left the unnamed statement there, where PostgreSQL
+    /// would have dropped it before it judged the new text.
+    fn drop_stale_unnamed(&mut self, concerned: bool) {
+        if concerned && self.unnamed_stale {
+            self.unnamed_stale = false;
+            self.lease.outbound.close(Target::Statement(b""));
+            self.expect_extended(Expect::QuietClose);
+        }
+    }
+
+    /// Whether what an EXECUTE names may still run under the policy of now.
+    fn may_go_on(&mut self, effect: &Effect) -> bool {
+        match effect {
+            Effect::Execute { name } => {
+                self.statements.still_admitted(name.as_bytes(), &mut self.judge).is_ok()
+            }
+            _ => true,
+        }
+    }
+
+    fn begin_effect(&mut self, admitted: &Admitted) -> Option<Box<[Effect]>> {
+        match &admitted.effect {
+            Effect::None | Effect::Execute { .. } | Effect::ApplicationName { .. } => None,
+            Effect::Prepare { name } => {
+                let prepared = Prepared { permit: admitted.permit.clone(), generation: self.judge.generation() };
+                // Over the bound the name is simply not known, and an unknown name is judged as outdated
+                // after a change of policy.
+                let _ = self.statements.parse(name.as_bytes(), prepared);
+                None
+            }
+            effect @ (Effect::Deallocate { .. } | Effect::DeallocateAll) => Some(Box::new([effect.clone()])),
+        }
+    }
+
+    /// SET application_name keeps the gateway's prefix, so that the source's own views say who it is.
+    fn renamed(&self, admitted: &Admitted) -> Option<Permit> {
+        match &admitted.effect {
+            Effect::ApplicationName { value } => Some(Permit::application_name(&self.name_prefix, value)),
+            _ => None,
+        }
+    }
+
+    /// Messages during COPY … FROM STDIN of a writer; false: not one of them.
+    fn handle_copy_in(&mut self, kind: u8, body: &[u8]) -> bool {
+        match kind {
+            b'd' => {
+                if let Some(copy_in) = &self.copy_in {
+                    self.lease.outbound.copy_data(copy_in, body);
+                }
+            }
+            b'c' => {
+                if let Some(copy_in) = self.copy_in.take() {
+                    self.lease.outbound.copy_done(copy_in);
+                }
+            }
+            b'f' => {
+                if let Some(copy_in) = self.copy_in.take() {
+                    self.lease.outbound.copy_fail(copy_in, body);
+                }
+            }
+            b'H' | b'S' => {} // the source passes over both while it copies
+            _ => return false,
+        }
+        true
+    }
+
+    // ---- the source's answers ------------------------------------------------------------------
+
+    /// Puts bytes of the gateway's own behind what is approved so far.
+    fn edit(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        self.settle_approved();
+        write(&mut self.client_out);
+    }
+
+    fn settle_approved(&mut self) {
+        if self.approved > 0 {
+            let approved = self.lease.inbound.data().get(..self.approved).unwrap_or_default();
+            self.client_out.extend_from_slice(approved);
+            self.lease.inbound.consume(self.approved);
+            self.approved = 0;
+        }
+    }
+
+    fn walk_answers(&mut self) -> Result<(), End> {
+        while self.client_out.len() < BACKLOG {
+            let unseen = self.lease.inbound.data().get(self.approved..).unwrap_or_default();
+            if self.passing > 0 {
+                let count = self.passing.min(unseen.len());
+                if count == 0 {
+                    return Ok(());
+                }
+                self.approved += count;
+                self.passing -= count;
+                continue;
+            }
+            let header = match frame::header(unseen, LARGEST) {
+                Ok(None) => {
+                    self.make_room(HEADER);
+                    return Ok(());
+                }
+                Ok(Some(header)) => header,
+                Err(_) => return Err(End::SourceGone("sent an invalid message length")),
+            };
+            match header.kind {
+                // Rows and copy data: the bulk of all traffic.
+                b'D' | b'd' => self.passing = header.size,
+                b'A' | b'N' | b'T' | b't' | b'H' => {
+                    if header.kind == b'T' {
+                        self.answered_describe();
+                    }
+                    self.passing = header.size;
+                }
+                _ if header.size > INSPECTED => {
+                    if header.kind != b'E' {
+                        return Err(End::SourceGone("sent an oversized message"));
+                    }
+                    // Too long to look into: an error all the same.
+                    self.answered_error();
+                    self.passing = header.size;
+                }
+                kind => {
+                    if unseen.len() < header.size {
+                        self.make_room(header.size);
+                        return Ok(());
+                    }
+                    self.answer(kind, header.size)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Room for a message of `size` bytes behind what is approved.
+    fn make_room(&mut self, size: usize) {
+        self.lease.inbound.reserve(self.approved + size);
+    }
+
+    fn pass(&mut self, size: usize) {
+        self.approved += size;
+    }
+
+    fn hide(&mut self, size: usize) {
+        self.settle_approved();
+        self.lease.inbound.consume(size);
+    }
+
+    fn answered_describe(&mut self) {
+        if matches!(self.expects.front(), Some(Expect::Describe | Expect::QuietDescribe)) {
+            self.expects.pop_front();
+        }
+    }
+
+    /// One whole message of the source, of a kind that moves the queue.
+    fn answer(&mut self, kind: u8, size: usize) -> Result<(), End> {
+        let unexpected = Err(End::SourceGone("answered what nobody asked"));
+        match (kind, self.expects.front()) {
+            (b'S', _) => return self.parameter_changed(size),
+            (b'Z', Some(Expect::Query(_) | Expect::Sync)) => return self.ready_for_query(size),
+            (b'E', _) => return self.error(size),
+            (b'1', Some(Expect::Parse)) | (b'2', Some(Expect::Bind)) => {
+                self.expects.pop_front();
+                self.pass(size);
+            }
+            (b'3', Some(Expect::Close(_))) => {
+                if let Some(Expect::Close(Some(closed))) = self.expects.pop_front() {
+                    self.statements.closed(&closed.0, closed.1);
+                }
+                self.pass(size);
+            }
+            (b'1', Some(Expect::QuietParse))
+            | (b'2', Some(Expect::QuietBind))
+            | (b'3', Some(Expect::QuietClose))
+            | (b'n', Some(Expect::QuietDescribe)) => {
+                self.expects.pop_front();
+                self.hide(size);
+            }
+            (b'n', Some(Expect::Describe)) => {
+                self.expects.pop_front();
+                self.pass(size);
+            }
+            (b'C' | b'I' | b's', Some(Expect::Execute)) => {
+                self.expects.pop_front();
+                self.since = Instant::now();
+                self.pass(size);
+            }
+            (b'C' | b'I', Some(Expect::Query(_))) => {
+                self.since = Instant::now();
+                self.pass(size);
+            }
+            (b'c', Some(Expect::Query(_) | Expect::Execute)) => self.pass(size),
+            (b'G', Some(Expect::Query(_) | Expect::Execute)) => {
+                let writes = self.judge.mode() == Mode::ReadWrite;
+                let Some(copy_in) = CopyIn::begun(writes) else {
+                    return Err(End::SourceGone("began a COPY FROM STDIN that nobody admitted"));
+                };
+                // The source passes over a Sync that it reads while it copies.
+                while matches!(self.expects.get(1), Some(Expect::Sync)) {
+                    self.expects.remove(1);
+                }
+                self.copy_in = Some(copy_in);
+                self.pass(size);
+            }
+            (_, Some(Expect::Refused(_))) => {
+                return Err(End::SourceGone("accepted the text that stands for a refused statement"));
+            }
+            _ => return unexpected,
+        }
+        Ok(())
+    }
+
+    fn ready_for_query(&mut self, size: usize) -> Result<(), End> {
+        let body = self.body(size);
+        let Some(status) = body.first().copied().and_then(Status::from_byte) else {
+            return Err(End::SourceGone("reported an unknown transaction status"));
+        };
+        if let Some(Expect::Query(Some(effects))) = self.expects.pop_front()
+            && !self.failed
+        {
+            for effect in &effects {
+                self.statements.deallocated(effect);
+            }
+        }
+        self.failed = false;
+        self.status = status;
+        self.since = Instant::now();
+        self.copy_in = None;
+        let settled = self.expects.is_empty();
+        if settled {
+            self.cancelling = None;
+        }
+        if status == Status::Idle {
+            self.statements.transaction_ended(settled);
+        }
+        self.pass(size);
+        Ok(())
+    }
+
+    fn body(&self, size: usize) -> &[u8] {
+        self.lease.inbound.data().get(self.approved + HEADER..self.approved + size).unwrap_or_default()
+    }
+
+    fn error(&mut self, size: usize) -> Result<(), End> {
+        self.failed = true;
+        self.copy_in = None;
+        let sqlstate = backend::error_field(self.body(size), b'C').unwrap_or_default();
+        let replaced = match self.expects.front() {
+            Some(Expect::Refused(refused))
+                if refused.always || sqlstate != SqlState::IN_FAILED_SQL_TRANSACTION.as_str().as_bytes() =>
+            {
+                Some(refused.error.clone())
+            }
+            _ if self.cancelling.is_some() && sqlstate == SqlState::QUERY_CANCELED.as_str().as_bytes() => {
+                Some(statement_timeout())
+            }
+            _ => None,
+        };
+        match replaced {
+            Some(error) => {
+                self.hide(size);
+                self.edit(|out| error.encode(out));
+            }
+            None => self.pass(size),
+        }
+        self.answered_error();
+        Ok(())
+    }
+
+    /// After an error in an extended message the source passes over everything up to Sync.
+    fn answered_error(&mut self) {
+        self.failed = true;
+        match self.expects.front() {
+            None | Some(Expect::Query(_) | Expect::Sync) => {}
+            Some(_) => {
+                while !matches!(self.expects.front(), None | Some(Expect::Sync)) {
+                    self.expects.pop_front();
+                }
+                if self.expects.is_empty() && self.skip == Skip::No {
+                    self.skip = Skip::Upstream;
+                    self.pipeline = true;
+                }
+            }
+        }
+    }
+
+    /// The pins must hold as long as the session lives; anything else passes on.
+    fn parameter_changed(&mut self, size: usize) -> Result<(), End> {
+        let Some((name, value)) = backend::parameter(self.body(size)) else {
+            return Err(End::SourceGone("sent a parameter that cannot be read"));
+        };
+        let held = match name {
+            "client_encoding" => value == "UTF8",
+            "standard_conforming_strings" => value == "on",
+            "default_transaction_read_only" => value == "on" || self.judge.mode() == Mode::ReadWrite,
+            _ => true,
+        };
+        if !held {
+            return Err(End::SourceGone("changed a setting that the gateway pins"));
+        }
+        if name == "application_name" {
+            let shown = value.strip_prefix(self.name_prefix.as_str()).unwrap_or(value).trim_start().to_owned();
+            self.hide(size);
+            self.edit(|out| backend::parameter_status("application_name", &shown, out));
+        } else {
+            self.pass(size);
+        }
+        Ok(())
+    }
+
+    // ---- time ----------------------------------------------------------------------------------
+
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        loop {
+            if let Some(cancelling) = &mut self.cancelling
+                && let Some(request) = &mut cancelling.request
+                && request.as_mut().poll(cx).is_ready()
+            {
+                cancelling.request = None;
+            }
+            let all_said = self.client_out.is_empty() && self.approved == 0;
+            if self.drain.poll(cx) && self.at_rest() && self.skip == Skip::No && all_said {
+                return Some(End::Fatal(shutdown()));
+            }
+            if !self.timer.poll(cx, self.deadline()) {
+                return None;
+            }
+            if let Some(end) = self.expired() {
+                return Some(end);
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let after = |since: Instant, limit: Duration| (!limit.is_zero()).then(|| since + limit);
+        let busy = !self.expects.is_empty();
+        let answer = match &self.cancelling {
+            Some(cancelling) if busy => Some(cancelling.until),
+            _ if busy => after(self.since, self.timeouts.statement),
+            _ if self.status != Status::Idle || self.pipeline => after(self.since, self.timeouts.idle_in_transaction),
+            _ => None,
+        };
+        let write = self.blocked.and_then(|since| after(since, self.timeouts.write));
+        [answer, write].into_iter().flatten().min()
+    }
+
+    fn expired(&mut self) -> Option<End> {
+        let now = Instant::now();
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return None;
+        }
+        if self.blocked.is_some_and(|since| !self.timeouts.write.is_zero() && now >= since + self.timeouts.write) {
+            return Some(End::ClientGone);
+        }
+        if self.expects.is_empty() {
+            let error = ClientError::fatal(
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                "terminating connection due to idle-in-transaction timeout",
+            );
+            return Some(End::Fatal(error));
+        }
+        if self.cancelling.is_some() {
+            let error = ClientError { severity: crate::wire::Severity::Fatal, ..statement_timeout() };
+            return Some(End::Fatal(error));
+        }
+        let source = Arc::clone(&self.source);
+        let target = self.lease.cancel.clone();
+        let request = Box::pin(async move {
+            // The grace period ends the session when the cancel does not arrive.
+            let _ = source.cancel(&target).await;
+        });
+        self.cancelling = Some(Cancelling { request: Some(request), until: now + CANCEL_GRACE });
+        None
+    }
+}
+
+/// A name for a Parse of the gateway's own, which never succeeds and so never exists.
+const OWN_NAME: &[u8] = b"fedgate refused a statement";
+
+fn longest(kind: u8, limit: usize) -> usize {
+    match kind {
+        b'D' | b'C' | b'E' | b'H' | b'S' | b'X' | b'c' => SMALL.min(limit),
+        _ => limit,
+    }
+}
+
+fn protocol(message: String) -> End {
+    End::Fatal(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, message))
+}
+
+fn statement_timeout() -> ClientError {
+    ClientError::error(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
+}
+
+fn shutdown() -> ClientError {
+    ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}
