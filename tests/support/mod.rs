@@ -13,33 +13,43 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod certificates;
+pub mod fingerprint;
 pub mod gateway;
+pub mod log;
 pub mod postgres;
 
-use std::path::Path;
+use std::path::PathBuf;
 
 pub use certificates::{Authority, Pair};
+pub use fingerprint::Fingerprint;
 pub use gateway::{Gateway, Setup, http_get, scram_verifier};
+pub use log::{Logged, logged_statements};
 pub use postgres::{
-    CLIMSCORE_SQL, Fingerprint, Logged, Options, Postgres, READER_PASSWORD, SUPERUSER, SUPERUSER_PASSWORD,
-    ServerTls, blocking, find_bin, logged_statements,
+    CLIMSCORE_SQL, Options, Postgres, READER_PASSWORD, SUPERUSER, SUPERUSER_PASSWORD, ServerTls, blocking,
+    find_bin,
 };
 
-/// The binary that cargo built for these tests.
-pub fn fedgate() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_fedgate"))
+/// The binary that cargo built for these tests; for an example, which cargo tells nothing, the one beside it.
+pub fn fedgate() -> PathBuf {
+    match option_env!("CARGO_BIN_EXE_fedgate") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let own = std::env::current_exe().expect("the program's own path is known");
+            own.ancestors().nth(2).expect("examples lie in a folder of the profile's").join("fedgate")
+        }
+    }
 }
 
 impl Gateway {
     /// Runs the built gateway with this configuration (TOML, or a [`Setup`] with files) and waits until it
     /// listens; panics with its log when it does not.
     pub fn start(setup: impl Into<Setup>) -> Self {
-        Self::launch(fedgate(), setup)
+        Self::launch(&fedgate(), setup)
     }
 
     /// As `start`, with the log as the error.
     pub fn try_start(setup: impl Into<Setup>) -> Result<Self, String> {
-        Self::try_launch(fedgate(), setup)
+        Self::try_launch(&fedgate(), setup)
     }
 }
 

@@ -3,8 +3,6 @@
 //! Invariant: server and folder go when the handle goes, and also when the process that holds it is
 //! killed: a small shell watches a pipe that only that process holds open.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::future::Future;
 use std::io::Write;
@@ -15,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use super::fingerprint::Fingerprint;
+use super::log::{Logged, logged_statements};
 
 /// How long initdb or the start of a server may take on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -357,30 +358,7 @@ impl Postgres {
     /// What a write would leave: schema, contents, sequences, large objects, roles, settings, the next
     /// transaction id (which even an aborted write uses up), of every database.
     pub fn fingerprint(&self) -> Fingerprint {
-        blocking(async {
-            let mut parts = BTreeMap::new();
-            let client = self.superuser_client("postgres").await;
-            for (name, sql) in SHARED_PARTS {
-                parts.insert((*name).to_owned(), text(&client, sql).await);
-            }
-            let databases =
-                rows(&client, "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn ORDER BY 1")
-                    .await;
-            for database in databases {
-                let client = self.superuser_client(&database).await;
-                for catalogue in CATALOGUES {
-                    let sql = catalogue_digest(catalogue);
-                    parts.insert(format!("{database}: {catalogue}"), text(&client, &sql).await);
-                }
-                for relation in rows(&client, RELATIONS).await {
-                    let sql = format!(
-                        "SELECT {DIGEST} FROM (SELECT to_jsonb(t)::text AS line FROM (SELECT * FROM {relation}) AS t) AS l"
-                    );
-                    parts.insert(format!("{database}: contents of {relation}"), text(&client, &sql).await);
-                }
-            }
-            Fingerprint(parts)
-        })
+        blocking(Fingerprint::take(self))
     }
 
     /// Stops the server at once and removes its folder; `drop` does the same.
@@ -453,225 +431,6 @@ log_disconnections = on
 log_replication_commands = on
 log_error_verbosity = default
 ";
-
-/// One text that the server logged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Logged {
-    pub pid: u32,
-    pub application: String,
-    pub user: String,
-    pub database: String,
-    pub text: String,
-}
-
-/// Takes the statements out of a log: simple queries, parse, bind and execute of the extended
-/// protocol, fast-path calls, replication commands, and the statements of errors.
-pub fn logged_statements(log: &str) -> Vec<Logged> {
-    let mut entries: Vec<String> = Vec::new();
-    for line in log.lines() {
-        // Lines that go on begin with a tab; all others begin with the prefix.
-        match (line.strip_prefix('\t'), entries.last_mut()) {
-            (Some(more), Some(entry)) => {
-                entry.push('\n');
-                entry.push_str(more);
-            }
-            _ => entries.push(line.to_owned()),
-        }
-    }
-    entries.iter().filter_map(|entry| logged(entry)).collect()
-}
-
-fn logged(entry: &str) -> Option<Logged> {
-    let (head, rest) = entry.split_once("] app=")?;
-    let pid = head.rsplit_once('[')?.1.parse().ok()?;
-    let (application, rest) = rest.split_once(" user=")?;
-    let (user, rest) = rest.split_once(" db=")?;
-    let (database, rest) = rest.split_once(' ')?;
-    let (level, message) = rest.split_once(":  ")?;
-    let text = match level {
-        "STATEMENT" => message,
-        "LOG" => {
-            let message = match message.strip_prefix("duration: ") {
-                Some(timed) => timed.split_once(" ms")?.1.trim_start(),
-                None => message,
-            };
-            if let Some(text) = message.strip_prefix("statement: ") {
-                text
-            } else if message.starts_with("fastpath function call: ") {
-                message
-            } else if let Some(text) = message.strip_prefix("received replication command: ") {
-                text
-            } else if ["parse ", "bind ", "execute "].iter().any(|kind| message.starts_with(kind)) {
-                message.split_once(": ")?.1
-            } else {
-                return None;
-            }
-        }
-        _ => return None,
-    };
-    Some(Logged {
-        pid,
-        application: application.to_owned(),
-        user: user.to_owned(),
-        database: database.to_owned(),
-        text: text.to_owned(),
-    })
-}
-
-/// What the server holds, part by part, so that a difference names what changed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Fingerprint(BTreeMap<String, String>);
-
-impl Fingerprint {
-    /// The parts that differ.
-    pub fn difference(&self, other: &Self) -> Vec<String> {
-        let keys: std::collections::BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
-        keys.into_iter().filter(|key| self.0.get(*key) != other.0.get(*key)).cloned().collect()
-    }
-
-    /// How many parts were compared.
-    pub fn parts(&self) -> usize {
-        self.0.len()
-    }
-
-    /// One short text for people to compare by eye.
-    pub fn digest(&self) -> String {
-        use sha2::Digest;
-        let mut hash = sha2::Sha256::new();
-        for (part, digest) in &self.0 {
-            hash.update(part.as_bytes());
-            hash.update([0]);
-            hash.update(digest.as_bytes());
-            hash.update([0]);
-        }
-        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.iter()).finish()
-    }
-}
-
-const DIGEST: &str =
-    "count(*)::text || ' ' || coalesce(md5(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\")), '')";
-
-/// Tables with contents of their own, sequences included; system catalogues are in `CATALOGUES`.
-const RELATIONS: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_class AS c \
-    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-    WHERE c.relkind IN ('r', 'm', 'S') AND n.nspname <> 'pg_catalog' AND n.nspname !~ '^pg_(toast|temp)' \
-    AND (c.relkind <> 'm' OR c.relispopulated) ORDER BY 1";
-
-const CATALOGUES: &[&str] = &[
-    "pg_aggregate",
-    "pg_am",
-    "pg_attrdef",
-    "pg_attribute",
-    "pg_cast",
-    "pg_class",
-    "pg_collation",
-    "pg_constraint",
-    "pg_conversion",
-    "pg_default_acl",
-    "pg_depend",
-    "pg_description",
-    "pg_enum",
-    "pg_event_trigger",
-    "pg_extension",
-    "pg_foreign_data_wrapper",
-    "pg_foreign_server",
-    "pg_foreign_table",
-    "pg_index",
-    "pg_inherits",
-    "pg_init_privs",
-    "pg_language",
-    "pg_largeobject",
-    "pg_largeobject_metadata",
-    "pg_namespace",
-    "pg_opclass",
-    "pg_operator",
-    "pg_partitioned_table",
-    "pg_policy",
-    "pg_proc",
-    "pg_publication",
-    "pg_publication_rel",
-    "pg_range",
-    "pg_rewrite",
-    "pg_seclabel",
-    "pg_sequence",
-    "pg_statistic_ext",
-    "pg_transform",
-    "pg_trigger",
-    "pg_ts_config",
-    "pg_ts_dict",
-    "pg_type",
-    "pg_user_mapping",
-];
-
-const SHARED_PARTS: &[(&str, &str)] = &[
-    (
-        "roles",
-        "SELECT md5(string_agg(to_jsonb(t)::text, E'\\n' ORDER BY oid)) FROM pg_catalog.pg_authid AS t",
-    ),
-    (
-        "memberships",
-        "SELECT md5(string_agg(to_jsonb(t)::text, E'\\n' ORDER BY to_jsonb(t)::text)) FROM pg_catalog.pg_auth_members AS t",
-    ),
-    (
-        "databases",
-        "SELECT md5(string_agg((to_jsonb(t) - '{datfrozenxid,datminmxid,datlastsysoid}'::text[])::text, E'\\n' ORDER BY oid)) FROM pg_catalog.pg_database AS t",
-    ),
-    (
-        "settings of roles and databases",
-        "SELECT md5(string_agg(to_jsonb(t)::text, E'\\n' ORDER BY to_jsonb(t)::text)) FROM pg_catalog.pg_db_role_setting AS t",
-    ),
-    (
-        "settings of the server",
-        "SELECT md5(string_agg(concat_ws('|', sourcefile, name, setting), E'\\n' ORDER BY sourcefile, seqno)) FROM pg_catalog.pg_file_settings",
-    ),
-    (
-        "tablespaces",
-        "SELECT md5(string_agg(to_jsonb(t)::text, E'\\n' ORDER BY oid)) FROM pg_catalog.pg_tablespace AS t",
-    ),
-    (
-        "comments and labels on shared objects",
-        "SELECT (SELECT count(*) FROM pg_catalog.pg_shdescription) || ' ' || (SELECT count(*) FROM pg_catalog.pg_shseclabel)",
-    ),
-    ("subscriptions", "SELECT count(*) FROM pg_catalog.pg_subscription"),
-    (
-        "replication slots",
-        "SELECT string_agg(slot_name, ' ' ORDER BY 1) FROM pg_catalog.pg_replication_slots",
-    ),
-    ("replication origins", "SELECT count(*) FROM pg_catalog.pg_replication_origin"),
-    ("prepared transactions", "SELECT string_agg(gid, ' ' ORDER BY gid) FROM pg_catalog.pg_prepared_xacts"),
-    ("advisory locks", "SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'"),
-    // Read-only transactions take no id; a write takes one even when it is rolled back.
-    ("next transaction id", "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())"),
-];
-
-/// A digest over a system catalogue, less the columns that statistics and housekeeping move.
-fn catalogue_digest(catalogue: &str) -> String {
-    format!(
-        "SELECT {DIGEST} FROM (SELECT (to_jsonb(t) - '{{relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,\
-         relminmxid}}'::text[])::text AS line FROM pg_catalog.{catalogue} AS t) AS l"
-    )
-}
-
-async fn rows(client: &tokio_postgres::Client, sql: &str) -> Vec<String> {
-    let messages = client.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
-    messages
-        .iter()
-        .filter_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("").to_owned()),
-            _ => None,
-        })
-        .collect()
-}
-
-async fn text(client: &tokio_postgres::Client, sql: &str) -> String {
-    rows(client, sql).await.concat()
-}
 
 /// Runs a future to its end on a thread and runtime of its own, so that it works inside a runtime too.
 pub fn blocking<T: Send>(future: impl Future<Output = T> + Send) -> T {
