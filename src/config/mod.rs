@@ -1,13 +1,24 @@
-//! Settings: raw shapes as people write them, then validated types as the rooms use them.
+//! Settings: a text as people write it, then validated types as the rooms use them.
 //!
 //! Invariant: what `types` holds was checked once, here; no room checks again, and each room gets its
-//! own section. Plain data only: nothing here is a live object.
+//! own section. Plain data only: nothing here is a live object but [`UsersFile`], which rereads itself.
 
+mod findings;
+mod load;
+mod raw;
 mod secret;
 mod types;
+mod users;
 
+pub use findings::{Finding, Severity};
+pub use load::ConfigError;
+pub use raw::Problem;
 pub use secret::{Secret, SecretFile};
 pub use types::{
     AccessRule, Auth, Config, Engine, Gateway, GatewayTls, Host, Http, Limits, LogFormat, Scheduler, Source,
     SourceLogin, SourceTls, TlsMode,
+};
+pub use users::{
+    Look, Users, UsersError, UsersFile, Verifier, VerifierError, check_user_name, line as users_line,
+    line_name as users_line_name,
 };

@@ -2,12 +2,14 @@
 //!
 //! Invariant: every value here is usable as it stands.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tracing::level_filters::LevelFilter;
 
 use crate::config::SecretFile;
 use crate::ids::{ClientUser, SourceName};
@@ -18,6 +20,8 @@ pub struct Config {
     pub sources: Vec<Arc<Source>>,
     pub http: Option<Http>,
     pub log: LogFormat,
+    /// What is logged unless `RUST_LOG` says otherwise.
+    pub log_level: LevelFilter,
 }
 
 /// `[gateway]`
@@ -172,6 +176,22 @@ pub enum LogFormat {
     Json,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self { statement_bytes: 1 << 20, message_bytes: 64 << 20, prepared_statements: 4096, pipeline: 4096 }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Host::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Host::Unix { path } => write!(f, "{}", path.display()),
+        }
+    }
+}
+
 impl Config {
     pub fn source(&self, name: &str) -> Option<&Arc<Source>> {
         self.sources.iter().find(|source| source.name.as_str() == name)
@@ -181,6 +201,8 @@ impl Config {
 impl Source {
     /// Whether `user`, at `address`, with or without a certificate of that name, may use this source.
     pub fn allows(&self, user: &ClientUser, address: IpAddr, certified: bool) -> bool {
+        // On a socket for both families an IPv4 client shows as ::ffff:a.b.c.d.
+        let address = address.to_canonical();
         self.access.iter().any(|rule| {
             rule.users.contains(user)
                 && (certified || !rule.certificate)
