@@ -133,6 +133,10 @@ where
             greeting.stage = Stage::Starting;
             return Ok(());
         }
+        if matches!(request, Request::ClearText | Request::Md5(_) | Request::Sasl(_)) && greeting.asked {
+            // Otherwise a server that failed at SCRAM could go on to ask for the password itself.
+            return Err(Failure::Nonsense("it asks by a second method"));
+        }
         greeting.asked = true;
         if matches!(request, Request::ClearText) && !transport.confidential {
             return Err(Failure::ClearText);
