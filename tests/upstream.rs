@@ -276,6 +276,36 @@ async fn prefer_goes_on_without_tls_where_the_server_wants_none() {
     assert!(matches!(last(&error), Failure::Server(server) if server.sqlstate == "28000"), "{error}");
 }
 
+#[tokio::test]
+async fn a_self_signed_certificate_can_be_trusted_by_itself() {
+    let folder = Folder::new();
+    let password = folder.file("password", SUPERUSER_PASSWORD);
+    let self_signed = |last_year: i32| {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    for (last_year, host, mode, opens) in [
+        (4000, "localhost", TlsMode::VerifyFull, true),
+        (4000, "127.0.0.1", TlsMode::VerifyFull, false),
+        (4000, "127.0.0.1", TlsMode::VerifyCa, true),
+        (2000, "localhost", TlsMode::VerifyCa, false),
+    ] {
+        let (certificate, private_key) = self_signed(last_year);
+        let ca = folder.file("ca.pem", &certificate);
+        let tls = ServerTls { certificate, private_key, client_ca: None };
+        let postgres = Postgres::start(Options::default().tls(tls));
+        let settings = settings(vec![tcp(host, postgres.port())], SUPERUSER, Some(password.clone()));
+        let outcome = source(with_tls(settings, mode, Some(&ca))).open(&reading()).await;
+        assert_eq!(outcome.is_ok(), opens, "{last_year} {host} {mode:?} {outcome:?}");
+        if let Err(error) = outcome {
+            assert!(matches!(last(&error), Failure::Tls(_)), "{error}");
+        }
+    }
+}
+
 /// Stands between a client and a server, with TLS of its own on both legs; gives its address.
 async fn man_in_the_middle(postgres: &Postgres, pair: support::Pair) -> SocketAddr {
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -155,7 +155,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeting<S> {
 
     /// The stream, and what was read beyond the last message.
     pub(super) fn finish(self) -> (S, BytesMut) {
-        (self.stream, self.inbound)
+        let leftover = if self.inbound.is_empty() { BytesMut::new() } else { self.inbound };
+        (self.stream, leftover)
     }
 }
 
@@ -189,9 +190,10 @@ pub(super) fn parameter_status(mut body: &[u8]) -> Option<(String, String)> {
 }
 
 /// BackendKeyData: the process and its secret, four bytes in protocol 3.0 and up to 256 in 3.2.
-pub(super) fn backend_key_data(body: &Bytes) -> Option<(i32, Bytes)> {
+pub(super) fn backend_key_data(body: &[u8]) -> Option<(i32, Bytes)> {
     let process = body.get(..4)?.try_into().ok().map(i32::from_be_bytes)?;
-    let key = body.slice(4..);
+    // A copy: a slice would keep the whole read buffer alive as long as the session.
+    let key = Bytes::copy_from_slice(body.get(4..)?);
     (4..=256).contains(&key.len()).then_some((process, key))
 }
 

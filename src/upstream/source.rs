@@ -48,6 +48,7 @@ pub struct Source {
 }
 
 /// A session at a source: authenticated, idle, pinned.
+#[derive(Debug)]
 pub struct Opened {
     pub stream: Stream,
     /// Every ParameterStatus of the start, as the source reported it.
@@ -150,7 +151,8 @@ impl Source {
 
     /// Opens a session for the gateway's own queries, read-only. The caller drives the connection.
     ///
-    /// Its `cancel_token` does not work: the queries are bounded by their time-out.
+    /// Its `cancel_token` does not work. The source ends a statement of it after a minute at most; the
+    /// caller bounds the wait for a source that is gone.
     ///
     /// # Errors
     /// Like [`Source::open`].

@@ -5,17 +5,17 @@
 //!
 //! The modes are libpq's: `prefer` and `require` trust any certificate, except that `require` with
 //! `tls_ca` checks the chain as `verify-ca` does. `verify-full` looks for the host's name in the
-//! subject alternative names only, never in the common name (RFC 9525).
+//! subject alternative names only, never in the common name (RFC 9525). A certificate that stands in
+//! `tls_ca` itself is trusted as it is: PostgreSQL's documentation shows how to make a self-signed
+//! one, which is formally an authority, and webpki takes no authority for a server.
 
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256, Sha384, Sha512};
@@ -40,15 +40,14 @@ pub(super) fn client_config(
     tls: &SourceTls,
 ) -> Result<Option<Arc<ClientConfig>>, SourceError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms;
-    let verifier: Arc<dyn ServerCertVerifier> = match (tls.mode, &tls.ca) {
+    let (trusted, check_name) = match (tls.mode, &tls.ca) {
         (TlsMode::Disable, _) => return Ok(None),
-        (TlsMode::Prefer, _) | (TlsMode::Require, None) => Arc::new(Lenient { roots: None, algorithms }),
-        (TlsMode::Require | TlsMode::VerifyCa, _) => {
-            Arc::new(Lenient { roots: Some(roots(name, tls)?), algorithms })
-        }
-        (TlsMode::VerifyFull, _) => full(name, tls, provider.clone())?,
+        (TlsMode::Prefer, _) | (TlsMode::Require, None) => (None, false),
+        (TlsMode::Require | TlsMode::VerifyCa, _) => (Some(trusted(name, tls)?), false),
+        (TlsMode::VerifyFull, _) => (Some(trusted(name, tls)?), true),
     };
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = Arc::new(Verifier { trusted, check_name, algorithms });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| SourceError::Tls { name: name.clone(), error })?
@@ -61,20 +60,17 @@ pub(super) fn client_config(
     Ok(Some(Arc::new(config)))
 }
 
-fn full(
-    name: &SourceName,
-    tls: &SourceTls,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, SourceError> {
-    let roots = Arc::new(roots(name, tls)?);
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build().map_err(|error| {
-        SourceError::Tls { name: name.clone(), error: rustls::Error::General(error.to_string()) }
-    })?;
-    Ok(verifier)
+/// What a chain may end in.
+#[derive(Debug)]
+struct Trusted {
+    roots: RootCertStore,
+    /// The certificates of `tls_ca` as they are.
+    given: Vec<CertificateDer<'static>>,
 }
 
-fn roots(name: &SourceName, tls: &SourceTls) -> Result<RootCertStore, SourceError> {
+fn trusted(name: &SourceName, tls: &SourceTls) -> Result<Trusted, SourceError> {
     let mut roots = RootCertStore::empty();
+    let mut given = Vec::new();
     let Some(path) = &tls.ca else {
         let system = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(system.certs);
@@ -83,7 +79,7 @@ fn roots(name: &SourceName, tls: &SourceTls) -> Result<RootCertStore, SourceErro
                 system.errors.first().map_or_else(|| "none found".to_owned(), |error| error.to_string());
             return Err(SourceError::NoSystemRoots { name: name.clone(), error });
         }
-        return Ok(roots);
+        return Ok(Trusted { roots, given });
     };
     let unreadable = |error: rustls_pki_types::pem::Error| SourceError::CaUnreadable {
         name: name.clone(),
@@ -91,43 +87,54 @@ fn roots(name: &SourceName, tls: &SourceTls) -> Result<RootCertStore, SourceErro
         error: error.to_string(),
     };
     for certificate in CertificateDer::pem_file_iter(path).map_err(unreadable)? {
-        roots.add(certificate.map_err(unreadable)?).map_err(|error| SourceError::CaInvalid {
+        let certificate = certificate.map_err(unreadable)?;
+        roots.add(certificate.clone()).map_err(|error| SourceError::CaInvalid {
             name: name.clone(),
             path: path.clone(),
             error,
         })?;
+        given.push(certificate);
     }
-    if roots.is_empty() {
+    if given.is_empty() {
         return Err(SourceError::CaEmpty { name: name.clone(), path: path.clone() });
     }
-    Ok(roots)
+    Ok(Trusted { roots, given })
 }
 
-/// Checks the handshake's signature, and the chain where there are roots, but no name.
+/// Checks the handshake's signature; the chain where something is trusted; the name where asked.
 #[derive(Debug)]
-struct Lenient {
-    roots: Option<RootCertStore>,
+struct Verifier {
+    trusted: Option<Trusted>,
+    check_name: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for Lenient {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Some(roots) = &self.roots {
-            let certificate = ParsedCertificate::try_from(end_entity)?;
+        let Some(trusted) = &self.trusted else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        if trusted.given.iter().any(|given| given.as_ref() == end_entity.as_ref()) {
+            check_validity(end_entity, now)?;
+        } else {
             verify_server_cert_signed_by_trust_anchor(
                 &certificate,
-                roots,
+                &trusted.roots,
                 intermediates,
                 now,
                 self.algorithms.all,
             )?;
+        }
+        if self.check_name {
+            verify_server_name(&certificate, server_name)?;
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -153,6 +160,19 @@ impl ServerCertVerifier for Lenient {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let validity = parsed.validity();
+    if now < validity.not_before.timestamp() {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    if now > validity.not_after.timestamp() {
+        return Err(CertificateError::Expired.into());
+    }
+    Ok(())
 }
 
 /// The `tls-server-end-point` channel binding of a certificate (RFC 5929, section 4.1): its hash, by
