@@ -70,19 +70,24 @@ impl Volatility {
 impl Catalogue {
     /// The catalogue of a freshly made server of this major version.
     pub fn stock(version: u32) -> Result<Self, StockError> {
+        Ok(Self::stock_rows(version)?.build())
+    }
+
+    /// The rows of [`Self::stock`], to which others may be added.
+    pub fn stock_rows(version: u32) -> Result<Builder, StockError> {
         let text = STOCK_VERSIONS.iter().find(|(known, _)| *known == version).map(|(_, text)| *text);
-        Self::from_text(text.ok_or(StockError::Version(version))?)
+        Self::rows_of_text(text.ok_or(StockError::Version(version))?)
     }
 
     /// Reads lines as [`Builder::to_text`] writes them.
-    pub fn from_text(text: &str) -> Result<Self, StockError> {
+    pub fn rows_of_text(text: &str) -> Result<Builder, StockError> {
         let mut builder = Self::builder();
         for (number, line) in text.lines().enumerate() {
             if !line.starts_with('#') {
                 read(&mut builder, line).ok_or(StockError::Line(number + 1))?;
             }
         }
-        Ok(builder.build())
+        Ok(builder)
     }
 }
 
@@ -174,6 +179,6 @@ mod tests {
 
     #[test]
     fn a_broken_line_is_an_error() {
-        assert_eq!(Catalogue::from_text("f\tpg_catalog\n").unwrap_err(), StockError::Line(1));
+        assert_eq!(Catalogue::rows_of_text("f\tpg_catalog\n").unwrap_err(), StockError::Line(1));
     }
 }
