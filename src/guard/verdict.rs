@@ -45,6 +45,8 @@ pub struct Admitted {
     pub permit: Permit,
     pub class: StatementClass,
     pub effect: Effect,
+    /// Byte offset of the permit's text in the text that was judged.
+    pub offset: usize,
 }
 
 /// What an admitted statement changes in the session, as far as the relay has to know.

@@ -21,3 +21,6 @@ pub use error::{Failure, HostFailure, OpenError, ServerError, SourceError, Stage
 pub use pin::{Opening, Pins};
 pub use source::{CancelTarget, ClientConnection, Opened, Source};
 pub use stream::{Duplex, Stream};
+//! (room)
+
+pub mod catalogue;

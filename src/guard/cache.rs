@@ -1,0 +1,118 @@
+//! Verdicts by everything they depend on.
+//!
+//! Invariant: a verdict is found only under the very text, source, catalogue generation and mode that
+//! it was made for; an old one is never found again and ages out.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use quick_cache::{Equivalent, Weighter};
+
+use crate::guard::{Context, Mode, Step, Verdict, judge};
+use crate::ids::SourceName;
+
+/// Texts longer than this are judged each time: they are rarely sent twice.
+const LONGEST_TEXT: usize = 64 << 10;
+
+/// Verdicts, shared by all sessions.
+///
+/// quick_cache keeps what is used often in spite of scans (S3-FIFO), is sharded, weighs its entries
+/// and finds a key by borrowed parts of it, so that a hit allocates nothing.
+pub struct VerdictCache {
+    cache: Cache<Key, Arc<Verdict>, Weight>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Key {
+    text: Box<[u8]>,
+    source: SourceName,
+    generation: u64,
+    mode: Mode,
+}
+
+/// A [`Key`], borrowed.
+struct Lookup<'k> {
+    text: &'k [u8],
+    source: &'k SourceName,
+    generation: u64,
+    mode: Mode,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Lookup { text: &self.text, source: &self.source, generation: self.generation, mode: self.mode }.hash(state);
+    }
+}
+
+impl Hash for Lookup<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+        self.source.hash(state);
+        self.generation.hash(state);
+        self.mode.hash(state);
+    }
+}
+
+impl Equivalent<Key> for Lookup<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        *self.text == *key.text
+            && self.generation == key.generation
+            && self.mode == key.mode
+            && self.source == &key.source
+    }
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<Key, Arc<Verdict>> for Weight {
+    fn weight(&self, key: &Key, verdict: &Arc<Verdict>) -> u64 {
+        let steps: usize = verdict
+            .steps
+            .iter()
+            .map(|step| match step {
+                Step::Admit(admitted) => 128 + admitted.permit.text().len(),
+                Step::Refuse(refusal) => 512 + refusal.message.len(),
+            })
+            .sum();
+        (256 + key.text.len() + steps) as u64
+    }
+}
+
+impl VerdictCache {
+    /// A cache of at most `bytes`, reckoned with what the entries hold.
+    pub fn new(bytes: usize) -> Self {
+        let items = (bytes / 1024).max(16);
+        Self { cache: Cache::with_weighter(items, bytes as u64, Weight) }
+    }
+
+    /// The verdict on `text`; `generation` is that of the context's catalogue.
+    pub fn judge(&self, text: &[u8], ctx: &Context<'_>, generation: u64) -> Arc<Verdict> {
+        let lookup = Lookup { text, source: ctx.source, generation, mode: ctx.mode };
+        if let Some(verdict) = self.cache.get(&lookup) {
+            return verdict;
+        }
+        let verdict = Arc::new(judge(text, ctx));
+        if text.len() <= LONGEST_TEXT {
+            let key = Key { text: text.into(), source: ctx.source.clone(), generation, mode: ctx.mode };
+            self.cache.insert(key, Arc::clone(&verdict));
+        }
+        verdict
+    }
+
+    /// Verdicts held now.
+    pub fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.cache.is_empty()
+    }
+}
+
+impl std::fmt::Debug for VerdictCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VerdictCache").field("verdicts", &self.cache.len()).finish_non_exhaustive()
+    }
+}

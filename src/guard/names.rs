@@ -1,0 +1,247 @@
+//! The rule for functions, operators and types, by the source's own catalogue.
+//!
+//! Invariant: a name is admitted when everything it could mean is harmless, and refused when nothing
+//! of that name is known.
+
+use crate::guard::Refusal;
+use crate::sql::Limits;
+use crate::sql::catalogue::{Catalogue, Function, Harm, Type};
+use crate::sql::keyword::Category;
+use crate::sql::lexer::{self, Kind, Token};
+
+type Result<T> = std::result::Result<T, Refusal>;
+
+/// Key words of all versions that look like function calls and are none: they run their arguments.
+const SYNTAX: &[&str] = &[
+    "array", "coalesce", "exists", "greatest", "grouping", "least", "nullif", "row", "treat", "xmlconcat",
+    "xmlelement", "xmlexists", "xmlforest", "xmlparse", "xmlpi", "xmlroot", "xmlserialize",
+];
+
+/// Key words of versions from 16 on; before that, names of functions that somebody may have made.
+const LATER_SYNTAX: &[&str] = &[
+    "json", "json_array", "json_arrayagg", "json_exists", "json_object", "json_objectagg", "json_query",
+    "json_scalar", "json_serialize", "json_value", "merge_action",
+];
+
+/// Functions without brackets.
+const VALUES: &[&str] = &[
+    "current_catalog", "current_date", "current_role", "current_schema", "current_time",
+    "current_timestamp", "current_user", "localtime", "localtimestamp", "session_user", "system_user", "user",
+];
+
+#[derive(Clone, Copy)]
+pub(super) struct Names<'c> {
+    pub catalogue: &'c Catalogue,
+}
+
+/// Does `schema`, where one is given, leave this entry?
+fn in_schema(schema: Option<&str>, of: &str) -> bool {
+    schema.is_none_or(|schema| schema == of)
+}
+
+fn harm(name: &str, harm: Harm) -> Refusal {
+    let refusal = Refusal::function(name);
+    match harm {
+        Harm::Denied(reason) => refusal.because(format!("It is never called through the gateway: {reason}.")),
+        Harm::Procedure => refusal.because("It is a procedure."),
+        Harm::Volatile => refusal
+            .because("It is volatile, so it may write.")
+            .hint("If it only reads, its owner can declare it STABLE."),
+    }
+}
+
+impl<'c> Names<'c> {
+    /// Splits `[database.][schema.]name`.
+    fn parts<'n>(name: &[&'n str]) -> Option<(Option<&'n str>, &'n str)> {
+        match name {
+            [name] => Some((None, name)),
+            [schema, name] | [_, schema, name] => Some((Some(schema), name)),
+            _ => None,
+        }
+    }
+
+    fn functions<'n>(&self, schema: Option<&'n str>, name: &str) -> impl Iterator<Item = &'c Function> + use<'n, 'c> {
+        self.catalogue.functions(name).iter().filter(move |function| in_schema(schema, &function.schema))
+    }
+
+    fn types<'n>(&self, schema: Option<&'n str>, name: &str) -> impl Iterator<Item = &'c Type> + use<'n, 'c> {
+        self.catalogue.types(name).iter().filter(move |of| in_schema(schema, &of.schema))
+    }
+
+    /// A call of a function. `unquoted` tells whether the name is one unquoted word, which may be
+    /// syntax rather than a name; `brackets` whether it has arguments.
+    pub fn function(&self, name: &[&str], unquoted: bool, brackets: bool, offset: Option<usize>) -> Result<()> {
+        let Some((schema, last)) = Self::parts(name) else {
+            return Err(Refusal::unverified("improper qualified name").at(offset));
+        };
+        if unquoted && schema.is_none() {
+            if SYNTAX.contains(&last) || (!brackets && VALUES.contains(&last)) {
+                return Ok(());
+            }
+            if brackets && matches!(last, "current_time" | "current_timestamp" | "localtime" | "localtimestamp") {
+                return Ok(());
+            }
+        }
+        let mut known = false;
+        for function in self.functions(schema, last) {
+            known = true;
+            if let Some(why) = function.harm {
+                return Err(harm(last, why).at(offset));
+            }
+        }
+        // Where no function fits, PostgreSQL reads `type(x)` as a cast.
+        if self.types(schema, last).next().is_some() {
+            self.r#type(name, offset)?;
+            known = true;
+        }
+        if known || (unquoted && schema.is_none() && LATER_SYNTAX.contains(&last)) {
+            return Ok(());
+        }
+        if let Some(reason) = crate::sql::known::denied(last) {
+            return Err(harm(last, Harm::Denied(reason)).at(offset));
+        }
+        Err(Refusal::function(last)
+            .because("No function of this name is known there.")
+            .hint("A function that was just created is known after the next refresh of the catalogue.")
+            .at(offset))
+    }
+
+    /// `a.name`, which is `name(a)` when `a` has no such column.
+    pub fn attribute(&self, name: &str, offset: Option<usize>) -> Result<()> {
+        for function in self.catalogue.functions(name) {
+            if function.one_argument
+                && let Some(why) = function.harm
+            {
+                return Err(harm(name, why).at(offset));
+            }
+        }
+        Ok(())
+    }
+
+    /// A type that a value is made of.
+    pub fn r#type(&self, name: &[&str], offset: Option<usize>) -> Result<()> {
+        let Some((schema, last)) = Self::parts(name) else {
+            return Err(Refusal::unverified("improper qualified name").at(offset));
+        };
+        let mut known = false;
+        for of in self.types(schema, last) {
+            known = true;
+            if let Some(function) = &of.volatile_function {
+                return Err(Refusal::denied("type", last)
+                    .because(format!("Making a value of it runs the volatile function {function}."))
+                    .at(offset));
+            }
+            for check in &of.checks {
+                self.check(check).map_err(|refusal| {
+                    Refusal::denied("type", last)
+                        .because(format!("Its CHECK constraint is not harmless ({}).", refusal.message))
+                        .at(offset)
+                })?;
+            }
+        }
+        if known {
+            return Ok(());
+        }
+        Err(Refusal::denied("type", last)
+            .because("No type of this name is known there.")
+            .hint("A type that was just created is known after the next refresh of the catalogue.")
+            .at(offset))
+    }
+
+    /// The definition of a CHECK constraint as the server prints it: each call by its name.
+    fn check(&self, definition: &str) -> Result<()> {
+        let tokens = lexer::tokens(definition, &Limits::default())
+            .map_err(|error| Refusal::unverified(&error.to_string()))?;
+        for (at, token) in tokens.iter().enumerate() {
+            let call = tokens.get(at + 1).is_some_and(|next| next.kind == Kind::LeftParen);
+            let (name, from) = qualified(&tokens, at);
+            match token.kind {
+                Kind::Operator => self.operator(&token.text, None)?,
+                Kind::Word(Category::Reserved | Category::TypeFunction | Category::ColumnName) if from == at => {}
+                Kind::Word(_) | Kind::Quoted if call && !token.is("check") => {
+                    let names: Vec<&str> = name.iter().map(|part| part.text.as_ref()).collect();
+                    self.function(&names, false, true, None)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// An operator by its symbol, whatever its operands.
+    pub fn operator(&self, symbol: &str, offset: Option<usize>) -> Result<()> {
+        match self.catalogue.harmful_operator(symbol) {
+            None => Ok(()),
+            Some(function) => Err(Refusal::denied("operator", symbol)
+                .because(format!("It may run the function {function}, which is not harmless."))
+                .hint("If the function only reads, its owner can declare it STABLE.")
+                .at(offset)),
+        }
+    }
+
+    /// Judges a query by its tokens alone, whatever a parser makes of them: no harmful function may
+    /// stand before a bracket, no harmful operator anywhere.
+    ///
+    /// Returns how many calls of `set_config` there are; the walk judges each.
+    pub fn tokens(&self, tokens: &[Token<'_>]) -> Result<usize> {
+        let mut set_config = 0;
+        for (at, token) in tokens.iter().enumerate() {
+            let offset = Some(token.start);
+            match token.kind {
+                Kind::Operator => self.operator(&token.text, offset)?,
+                Kind::Word(_) | Kind::Quoted => {
+                    if matches!(token.kind, Kind::Word(_)) {
+                        for symbol in implied_operators(&token.text) {
+                            self.operator(symbol, offset)?;
+                        }
+                    }
+                    if !tokens.get(at + 1).is_some_and(|next| next.kind == Kind::LeftParen)
+                        || token.kind == Kind::Word(Category::Reserved)
+                    {
+                        continue;
+                    }
+                    if token.text == "set_config" {
+                        set_config += 1;
+                        continue;
+                    }
+                    let (name, _) = qualified(tokens, at);
+                    let schema = match name.as_slice() {
+                        [.., schema, _] => Some(schema.text.as_ref()),
+                        _ => None,
+                    };
+                    for function in self.functions(schema, &token.text) {
+                        if let Some(why) = function.harm {
+                            return Err(harm(&token.text, why).at(offset));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(set_config)
+    }
+}
+
+/// The dotted name that ends with the token at `at`, and where it begins.
+fn qualified<'t, 'a>(tokens: &'t [Token<'a>], at: usize) -> (Vec<&'t Token<'a>>, usize) {
+    let mut from = at;
+    while from >= 2
+        && tokens.get(from - 1).is_some_and(|dot| dot.kind == Kind::Dot)
+        && tokens.get(from - 2).is_some_and(|name| matches!(name.kind, Kind::Word(_) | Kind::Quoted))
+    {
+        from -= 2;
+    }
+    (tokens.get(from..=at).unwrap_or_default().iter().step_by(2).collect(), from)
+}
+
+/// Operators that syntax uses without writing them.
+fn implied_operators(word: &str) -> &'static [&'static str] {
+    match word {
+        "in" | "using" | "natural" | "case" | "nullif" | "distinct" => &["="],
+        "between" => &[">=", "<=", "<", ">"],
+        "like" => &["~~", "!~~"],
+        "ilike" => &["~~*", "!~~*"],
+        "similar" => &["~", "!~"],
+        _ => &[],
+    }
+}

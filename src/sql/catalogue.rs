@@ -1,0 +1,274 @@
+//! What a source's functions, operators and types may do: `pg_proc` and its kin as data.
+//!
+//! Invariant: nothing is harmless by default; an entry is only where the server itself says that a
+//! function is immutable or stable, or where [`known`] says so with a reason.
+
+use std::collections::{HashMap, HashSet};
+
+use super::known;
+
+pub mod queries;
+mod stock;
+
+pub use stock::{STOCK_VERSIONS, StockError};
+
+/// `pg_proc.prokind`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FunctionKind {
+    Function,
+    Procedure,
+    Aggregate,
+    Window,
+}
+
+/// `pg_proc.provolatile`; for an aggregate the worst of its component functions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Volatility {
+    Immutable,
+    Stable,
+    Volatile,
+}
+
+/// One row of the function query.
+#[derive(Clone, Debug)]
+pub struct FunctionRow {
+    pub schema: String,
+    pub name: String,
+    pub kind: FunctionKind,
+    pub volatility: Volatility,
+    /// Can it be called with one argument, so that `a.f` may mean `f(a)`?
+    pub one_argument: bool,
+}
+
+/// One row of the operator query: operators whose function has to be judged.
+#[derive(Clone, Debug)]
+pub struct OperatorRow {
+    pub symbol: String,
+    pub function_schema: String,
+    pub function: String,
+    pub volatility: Volatility,
+}
+
+/// One row of the type query.
+#[derive(Clone, Debug)]
+pub struct TypeRow {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    /// Base type, element type, attributes, subtype: whose input runs with this type's.
+    pub parts: Vec<u32>,
+    /// A function that runs when a value is made of it and that is volatile: its input function, or
+    /// one of a cast to it.
+    pub volatile_function: Option<String>,
+    /// Definitions of a domain's CHECK constraints.
+    pub checks: Vec<String>,
+}
+
+/// Why a function is not harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    Volatile,
+    /// It runs SQL from text, reaches tables by name or does something that no read needs.
+    Denied(&'static str),
+    Procedure,
+}
+
+/// One function of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    pub schema: Box<str>,
+    pub kind: FunctionKind,
+    pub volatility: Volatility,
+    pub one_argument: bool,
+    pub harm: Option<Harm>,
+}
+
+/// One type of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Type {
+    pub schema: Box<str>,
+    /// A volatile function that making a value of it may run.
+    pub volatile_function: Option<Box<str>>,
+    /// CHECK constraints that making a value of it evaluates, those of its parts included.
+    pub checks: Box<[Box<str>]>,
+}
+
+/// The functions, operators and types of one server.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    functions: HashMap<Box<str>, Vec<Function>>,
+    /// By symbol, the functions that are not harmless.
+    operators: HashMap<Box<str>, Vec<Box<str>>>,
+    types: HashMap<Box<str>, Vec<Type>>,
+}
+
+/// Collects the rows of a server.
+#[derive(Debug, Default)]
+pub struct Builder {
+    functions: Vec<FunctionRow>,
+    operators: Vec<OperatorRow>,
+    types: Vec<TypeRow>,
+}
+
+impl Builder {
+    pub fn function(&mut self, row: FunctionRow) {
+        self.functions.push(row);
+    }
+
+    pub fn operator(&mut self, row: OperatorRow) {
+        self.operators.push(row);
+    }
+
+    pub fn r#type(&mut self, row: TypeRow) {
+        self.types.push(row);
+    }
+
+    pub fn build(self) -> Catalogue {
+        let mut catalogue = Catalogue::default();
+        for row in self.functions {
+            catalogue.add_function(row);
+        }
+        for row in self.operators {
+            if harm(&row.function_schema, &row.function, FunctionKind::Function, row.volatility).is_some() {
+                let functions = catalogue.operators.entry(row.symbol.into()).or_default();
+                if !functions.iter().any(|known| **known == *row.function) {
+                    functions.push(row.function.into());
+                }
+            }
+        }
+        let by_oid: HashMap<u32, &TypeRow> = self.types.iter().map(|row| (row.oid, row)).collect();
+        for row in &self.types {
+            let reached = reached(row, &by_oid);
+            let r#type = Type {
+                schema: row.schema.as_str().into(),
+                volatile_function: reached.iter().find_map(|row| row.volatile_function.as_deref()).map(Into::into),
+                checks: reached.iter().flat_map(|row| &row.checks).map(|check| check.as_str().into()).collect(),
+            };
+            catalogue.types.entry(row.name.as_str().into()).or_default().push(r#type);
+        }
+        catalogue
+    }
+}
+
+/// A type and all types that it is made of.
+fn reached<'r>(row: &'r TypeRow, by_oid: &HashMap<u32, &'r TypeRow>) -> Vec<&'r TypeRow> {
+    let mut seen: HashSet<u32> = HashSet::from([row.oid]);
+    let mut reached = vec![row];
+    let mut next = 0;
+    while let Some(row) = reached.get(next).copied() {
+        next += 1;
+        for part in &row.parts {
+            if seen.insert(*part)
+                && let Some(row) = by_oid.get(part)
+            {
+                reached.push(row);
+            }
+        }
+    }
+    reached
+}
+
+fn harm(schema: &str, name: &str, kind: FunctionKind, volatility: Volatility) -> Option<Harm> {
+    if let Some(reason) = known::denied(name) {
+        return Some(Harm::Denied(reason));
+    }
+    match (kind, volatility) {
+        (FunctionKind::Procedure, _) => Some(Harm::Procedure),
+        (_, Volatility::Immutable | Volatility::Stable) => None,
+        (_, Volatility::Volatile) if known::harmless(schema, name).is_some() => None,
+        (_, Volatility::Volatile) => Some(Harm::Volatile),
+    }
+}
+
+impl Catalogue {
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    fn add_function(&mut self, row: FunctionRow) {
+        let function = Function {
+            harm: harm(&row.schema, &row.name, row.kind, row.volatility),
+            schema: row.schema.into(),
+            kind: row.kind,
+            volatility: row.volatility,
+            one_argument: row.one_argument,
+        };
+        let overloads = self.functions.entry(row.name.into()).or_default();
+        if !overloads.contains(&function) {
+            overloads.push(function);
+        }
+    }
+
+    /// All functions of this name, in any schema.
+    pub fn functions(&self, name: &str) -> &[Function] {
+        self.functions.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// All types of this name, in any schema.
+    pub fn types(&self, name: &str) -> &[Type] {
+        self.types.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// A function that is not harmless and that this operator symbol may run.
+    pub fn harmful_operator(&self, symbol: &str) -> Option<&str> {
+        if self.operators.is_empty() {
+            return None;
+        }
+        self.operators.get(symbol).and_then(|functions| functions.first()).map(|function| &**function)
+    }
+
+    /// How many function names, operator symbols and type names are known.
+    pub fn size(&self) -> (usize, usize, usize) {
+        (self.functions.len(), self.operators.len(), self.types.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn function(schema: &str, name: &str, volatility: Volatility) -> FunctionRow {
+        FunctionRow {
+            schema: schema.into(),
+            name: name.into(),
+            kind: FunctionKind::Function,
+            volatility,
+            one_argument: true,
+        }
+    }
+
+    #[test]
+    fn harm_is_told_by_volatility_and_by_what_is_known() {
+        let mut builder = Catalogue::builder();
+        builder.function(function("public", "tidy", Volatility::Volatile));
+        builder.function(function("public", "shape", Volatility::Immutable));
+        builder.function(function("pg_catalog", "random", Volatility::Volatile));
+        builder.function(function("public", "random", Volatility::Volatile));
+        builder.function(function("pg_catalog", "txid_current", Volatility::Stable));
+        let catalogue = builder.build();
+        assert_eq!(catalogue.functions("tidy")[0].harm, Some(Harm::Volatile));
+        assert_eq!(catalogue.functions("shape")[0].harm, None);
+        assert_eq!(catalogue.functions("random")[0].harm, None);
+        assert_eq!(catalogue.functions("random")[1].harm, Some(Harm::Volatile));
+        assert!(matches!(catalogue.functions("txid_current")[0].harm, Some(Harm::Denied(_))));
+        assert!(catalogue.functions("nothing").is_empty());
+    }
+
+    #[test]
+    fn checks_reach_through_arrays_and_composites() {
+        let row = |oid, name: &str, parts: &[u32], checks: &[&str]| TypeRow {
+            oid,
+            schema: "public".into(),
+            name: name.into(),
+            parts: parts.to_vec(),
+            volatile_function: None,
+            checks: checks.iter().map(|check| (*check).to_owned()).collect(),
+        };
+        let mut builder = Catalogue::builder();
+        builder.r#type(row(1, "email", &[], &["CHECK (f(VALUE))"]));
+        builder.r#type(row(2, "_email", &[1], &[]));
+        builder.r#type(row(3, "person", &[2, 3], &[]));
+        let catalogue = builder.build();
+        assert_eq!(catalogue.types("person")[0].checks.len(), 1);
+    }
+}

@@ -1,0 +1,205 @@
+//! Cases of the guard as tables: `tests/guard/*.yaml`, each a list of `note / sql / want / class`.
+//!
+//! Invariant: a case says what a reader must know: what was sent, whether it may pass, and why not.
+
+use std::path::Path;
+
+use fedgate::guard::{Context, Mode, Step, Verdict, judge};
+use fedgate::ids::{RefusalClass, SourceName, StatementClass};
+use fedgate::sql::Limits;
+use fedgate::sql::catalogue::{
+    Builder, Catalogue, FunctionKind, FunctionRow, OperatorRow, TypeRow, Volatility,
+};
+
+/// One line of a table.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    #[serde(default)]
+    note: String,
+    sql: String,
+    want: Want,
+    /// Of the last step: a refusal's class, or an admitted statement's.
+    #[serde(default)]
+    class: Option<String>,
+    /// Of the refusal; a part of it suffices.
+    #[serde(default)]
+    message: Option<String>,
+    #[serde(default)]
+    mode: WantMode,
+    /// Major version of the stock catalogue; 15 unless said.
+    #[serde(default)]
+    pg: Option<u32>,
+    /// Steps that are admitted before the last one.
+    #[serde(default)]
+    steps: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Want {
+    Admit,
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum WantMode {
+    #[default]
+    ReadOnly,
+    ReadWrite,
+}
+
+/// A stock server with what a customer may have added: see the comment of each row.
+fn customer(version: u32) -> Catalogue {
+    let mut builder: Builder = Catalogue::stock_rows(version).unwrap();
+    let function = |name: &str, kind, volatility, one_argument| FunctionRow {
+        schema: "public".to_owned(),
+        name: name.to_owned(),
+        kind,
+        volatility,
+        one_argument,
+    };
+    use FunctionKind::{Aggregate, Function, Procedure};
+    use Volatility::{Immutable, Stable, Volatile};
+    for (name, kind, volatility, one_argument) in [
+        // harmless: PostGIS, pgvector and somebody's own
+        ("st_asbinary", Function, Immutable, true),
+        ("st_geomfromwkb", Function, Immutable, true),
+        ("risk_of", Function, Stable, true),
+        // harmful
+        ("log_visit", Function, Volatile, true),
+        ("touch", Function, Volatile, false),
+        ("archive", Procedure, Volatile, true),
+        ("tally", Aggregate, Volatile, true),
+        ("crosstab", Function, Stable, true),
+        ("dblink", Function, Volatile, true),
+        ("dblink_exec", Function, Volatile, true),
+        // one harmless and one harmful of the same name
+        ("score", Function, Immutable, true),
+        ("score", Function, Volatile, false),
+        ("pg_an_identifier_of_more_than_sixty_three_bytes_that_is_cut_here", Function, Volatile, true),
+    ] {
+        builder.function(function(name.get(..name.len().min(63)).unwrap(), kind, volatility, one_argument));
+    }
+    for (symbol, name, volatility) in
+        [("<->", "distance", Immutable), ("<=>", "cosine_distance", Immutable), ("===>", "log_visit", Volatile)]
+    {
+        builder.operator(OperatorRow {
+            symbol: symbol.to_owned(),
+            function_schema: "public".to_owned(),
+            function: name.to_owned(),
+            volatility,
+        });
+    }
+    for (oid, name, parts, volatile_function, check) in [
+        (20_001, "mood", vec![], None, None),
+        (20_002, "geometry", vec![], None, None),
+        (20_003, "customers", vec![20_005], None, None),
+        (20_004, "email", vec![], None, Some("CHECK ((VALUE ~ '@'::text))")),
+        (20_005, "audited", vec![], None, Some("CHECK (public.log_visit(VALUE))")),
+        (20_006, "_audited", vec![20_005], None, None),
+        (20_007, "noisy", vec![], Some("noisy_in"), None),
+    ] {
+        builder.r#type(TypeRow {
+            oid,
+            schema: "public".to_owned(),
+            name: name.to_owned(),
+            parts,
+            volatile_function: volatile_function.map(str::to_owned),
+            checks: check.map(str::to_owned).into_iter().collect(),
+        });
+    }
+    builder.build()
+}
+
+fn class_of_refusal(name: &str) -> Option<RefusalClass> {
+    RefusalClass::ALL.into_iter().find(|class| class.as_str() == name)
+}
+
+fn class_of_statement(name: &str) -> Option<StatementClass> {
+    use StatementClass::{Empty, Read, Session, Transaction, Write};
+    [Read, Transaction, Session, Write, Empty].into_iter().find(|class| class.as_str() == name)
+}
+
+/// What is wrong with the verdict, if anything.
+fn disagreement(case: &Case, verdict: &Verdict) -> Option<String> {
+    let last = verdict.steps.last();
+    match (case.want, last) {
+        (Want::Admit, Some(Step::Refuse(refusal))) => {
+            return Some(format!("refused: {} ({})", refusal.message, refusal.class.as_str()));
+        }
+        (Want::Refuse, None | Some(Step::Admit(_))) => return Some("admitted".to_owned()),
+        (Want::Admit, None) if case.class.as_deref() != Some("empty") => return Some("no statement".to_owned()),
+        _ => {}
+    }
+    match last {
+        Some(Step::Refuse(refusal)) => {
+            let Some(class) = case.class.as_deref() else { return Some("the case names no class".to_owned()) };
+            if class_of_refusal(class) != Some(refusal.class) {
+                return Some(format!("class {} ({})", refusal.class.as_str(), refusal.message));
+            }
+            if let Some(message) = &case.message
+                && !refusal.message.contains(message.as_str())
+            {
+                return Some(format!("message: {}", refusal.message));
+            }
+        }
+        Some(Step::Admit(admitted)) => {
+            if let Some(class) = case.class.as_deref()
+                && class_of_statement(class) != Some(admitted.class)
+            {
+                return Some(format!("class {}", admitted.class.as_str()));
+            }
+        }
+        None => {}
+    }
+    match case.steps {
+        Some(steps) if verdict.steps.len() != steps => Some(format!("{} steps", verdict.steps.len())),
+        _ => None,
+    }
+}
+
+fn tables() -> Vec<(String, Vec<Case>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guard");
+    let mut tables: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let cases = serde_yaml_ng::from_str(&text)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            (path.file_name().unwrap().to_string_lossy().into_owned(), cases)
+        })
+        .collect();
+    tables.sort_by(|left, right| left.0.cmp(&right.0));
+    tables
+}
+
+#[test]
+fn cases() {
+    let source = SourceName::new("climscore");
+    let limits = Limits::default();
+    let catalogues: Vec<(u32, Catalogue)> =
+        [14, 15, 16, 17, 18].into_iter().map(|version| (version, customer(version))).collect();
+    let (mut total, mut wrong) = (0, Vec::new());
+    for (file, cases) in tables() {
+        for case in cases {
+            total += 1;
+            let version = case.pg.unwrap_or(15);
+            let (_, catalogue) = catalogues.iter().find(|(known, _)| *known == version).unwrap();
+            let mode = match case.mode {
+                WantMode::ReadOnly => Mode::ReadOnly,
+                WantMode::ReadWrite => Mode::ReadWrite,
+            };
+            let ctx = Context { catalogue, mode, limits: &limits, source: &source };
+            let verdict = judge(case.sql.as_bytes(), &ctx);
+            if let Some(what) = disagreement(&case, &verdict) {
+                wrong.push(format!("{file}: {}\n    {}\n    {what}", case.note, case.sql));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {total} cases:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(total >= 400, "only {total} cases were found");
+}
