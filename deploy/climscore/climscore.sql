@@ -58,17 +58,18 @@ WITH regions (number, name, lat, lon) AS (
 )
 INSERT INTO communes (code, name, region, population, lat, lon)
 SELECT lpad((1 + n % 95)::text, 2, '0') || lpad((1 + n * 37 % 900)::text, 3, '0'),
-       heads[1 + n % 12] || CASE WHEN n % 12 < 5 THEN initcap(tails[1 + n % 19]) ELSE tails[1 + n % 19] END
-           || ends[1 + n / 7 % 7],
+       heads[1 + n % 12] || CASE WHEN n % 12 < 5 THEN initcap(tail) ELSE tail END || ends[1 + n / 7 % 7],
        r.name,
        120 + (n * 7919 % 9973) * (1 + n % 11),
        round((r.lat + (n * 131 % 200 - 100) / 120.0)::numeric, 5),
        round((r.lon + (n * 173 % 200 - 100) / 110.0)::numeric, 5)
-FROM generate_series(0, 719) AS n CROSS JOIN parts JOIN regions AS r ON r.number = (n % 95) * 12 / 95;
+FROM generate_series(0, 719) AS n CROSS JOIN parts JOIN regions AS r ON r.number = (n % 95) * 12 / 95
+CROSS JOIN LATERAL (SELECT tails[1 + (n + n / 95 * 3) % 19]) AS chosen (tail);
 
 INSERT INTO scores (commune, year, hazard, score)
 SELECT c.code, y, h,
-       round((abs(hashed) % 7000 / 100.0 + (y - 2022) * 2.5 + 10 * (c.lat < 45 AND h IN ('heat', 'drought'))::int)::numeric, 2)
+       round((hashed % 7000 / 100.0 + (y - 2022) * 2.5
+              + 10 * (c.lat < 45 AND h IN ('heat', 'drought'))::int)::numeric, 2)
 FROM communes AS c
 CROSS JOIN generate_series(2022, 2024) AS y
 CROSS JOIN unnest(enum_range(NULL::hazard)) AS h
@@ -120,7 +121,8 @@ CREATE MATERIALIZED VIEW regional_risk AS
 CREATE UNIQUE INDEX regional_risk_key ON regional_risk (region, hazard, year);
 
 CREATE FUNCTION risk_band(score numeric) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    AS $$ SELECT CASE WHEN score < 25 THEN 'low' WHEN score < 50 THEN 'medium' WHEN score < 75 THEN 'high' ELSE 'severe' END $$;
+    AS $$ SELECT CASE WHEN score < 25 THEN 'low' WHEN score < 50 THEN 'medium' WHEN score < 75 THEN 'high'
+                 ELSE 'severe' END $$;
 
 -- Looks like a read in a SELECT and is a write.
 CREATE FUNCTION correct_population(commune insee_code, people integer) RETURNS integer LANGUAGE plpgsql VOLATILE

@@ -20,24 +20,21 @@ impl Fingerprint {
         let mut parts = BTreeMap::new();
         let client = postgres.superuser_client("postgres").await;
         for (name, sql) in SHARED_PARTS {
-            parts.insert((*name).to_owned(), rows(&client, sql).await.concat());
+            parts.insert((*name).to_owned(), first_column(&client, sql).await.concat());
         }
         let databases = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn ORDER BY 1";
-        for database in rows(&client, databases).await {
+        for database in first_column(&client, databases).await {
             let client = postgres.superuser_client(&database).await;
-            for catalogue in CATALOGUES {
-                let digest = rows(&client, &catalogue_digest(catalogue)).await.concat();
-                parts.insert(format!("{database}: {catalogue}"), digest);
-            }
-            for relation in rows(&client, RELATIONS).await {
-                // A sub-select, because a sequence has no row type of its own.
-                let sql = format!(
-                    "SELECT {DIGEST} FROM (SELECT to_jsonb(t)::text AS line FROM (SELECT * FROM {relation}) AS t) AS l"
-                );
-                parts.insert(
-                    format!("{database}: contents of {relation}"),
-                    rows(&client, &sql).await.concat(),
-                );
+            let catalogues =
+                CATALOGUES.iter().map(|name| catalogue_digest(name)).collect::<Vec<_>>().join(" UNION ALL ");
+            let relations = first_column(&client, RELATIONS).await;
+            let contents =
+                relations.iter().map(|name| contents_digest(name)).collect::<Vec<_>>().join(" UNION ALL ");
+            for sql in [catalogues, contents] {
+                for row in rows(&client, &sql).await {
+                    let [part, digest] = row.as_slice() else { panic!("a digest has two columns") };
+                    parts.insert(format!("{database}: {part}"), digest.clone());
+                }
             }
         }
         Self(parts)
@@ -72,9 +69,6 @@ impl fmt::Debug for Fingerprint {
         f.debug_map().entries(self.0.iter()).finish()
     }
 }
-
-const DIGEST: &str =
-    "count(*)::text || ' ' || coalesce(md5(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\")), '')";
 
 /// Tables with contents of their own, sequences included; system catalogues are in `CATALOGUES`.
 const RELATIONS: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_class AS c \
@@ -169,21 +163,41 @@ const SHARED_PARTS: &[(&str, &str)] = &[
     ("next transaction id", "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())"),
 ];
 
-/// A digest over a system catalogue, less the columns that statistics and housekeeping move.
+/// Each change of a catalogue's row gives it a new version with the transaction's id; statistics and
+/// housekeeping, which overwrite rows in place, do not count.
 fn catalogue_digest(catalogue: &str) -> String {
     format!(
-        "SELECT {DIGEST} FROM (SELECT (to_jsonb(t) - '{{relpages,reltuples,relallvisible,relallfrozen,relfrozenxid,\
-         relminmxid}}'::text[])::text AS line FROM pg_catalog.{catalogue} AS t) AS l"
+        "SELECT '{catalogue}', count(*) || ' rows, versions ' || coalesce(sum(xmin::text::bigint), 0) || ' ' || \
+         coalesce(max(ctid)::text, '') FROM pg_catalog.{catalogue}"
     )
 }
 
-async fn rows(client: &Client, sql: &str) -> Vec<String> {
+/// A sub-select, because a sequence has no row type of its own.
+fn contents_digest(relation: &str) -> String {
+    format!(
+        "SELECT 'contents of ' || {}, count(*) || ' ' || coalesce(md5(string_agg(t::text, E'\\n' ORDER BY t::text \
+         COLLATE \"C\")), '') FROM (SELECT * FROM {relation}) AS t",
+        quoted(relation)
+    )
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+async fn rows(client: &Client, sql: &str) -> Vec<Vec<String>> {
     let messages = client.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
     messages
         .iter()
         .filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or("").to_owned()),
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|column| row.get(column).unwrap_or("").to_owned()).collect())
+            }
             _ => None,
         })
         .collect()
+}
+
+async fn first_column(client: &Client, sql: &str) -> Vec<String> {
+    rows(client, sql).await.into_iter().filter_map(|row| row.into_iter().next()).collect()
 }

@@ -1,0 +1,46 @@
+# fedgate: `make` alone lists what there is. The work is done by cargo and by the scripts in scripts/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+.PHONY: help build demo test e2e bench lint setup deny compose clean
+
+help: ## this list
+	@echo 'fedgate, a read-only PostgreSQL gateway. Needs Rust; the rest is fetched when it is missing.'
+	@echo
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  make demo KEEP=1      leaves database and gateway up until Ctrl-C, for your own psql, JDBC or Trino'
+	@echo '  FEDGATE_CACHE=FOLDER  where fetched parts are kept (default: ~/.cache/fedgate)'
+	@echo '  FEDGATE_PG_BIN=FOLDER the PostgreSQL server programs to use (default: looked for)'
+
+build: ## the gateway, optimised: target/release/fedgate
+	cargo build --release --bin fedgate
+
+demo: ## a private PostgreSQL, the gateway before it, and a walk through both (about a minute after building)
+	@scripts/demo
+
+test: ## everything but Trino: format, lints, unit and integration tests with real servers and clients
+	@scripts/test
+
+e2e: ## Trino 476 reading, and failing to write, through the gateway
+	@scripts/e2e
+
+bench: ## statements and bytes through the gateway, direct and through socat
+	@scripts/bench
+
+lint: ## format, clippy and shell syntax
+	@scripts/lint
+
+setup: ## get what the tests need, without running them
+	@scripts/setup
+
+deny: ## licences and sources of all dependencies (cargo-deny, built once into the cache)
+	@scripts/deny
+
+compose: ## check docker-compose.yml
+	@scripts/check-compose
+
+clean: ## remove build results; the cache of fetched parts stays
+	cargo clean
