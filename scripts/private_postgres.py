@@ -90,8 +90,9 @@ class PrivatePostgres:
 
     user = "postgres"
 
-    def __init__(self, settings=()):
+    def __init__(self, settings=(), hba=()):
         self.settings = dict(settings)
+        self.hba = list(hba)
         self.folder = None
         self.process = None
         self.port = None
@@ -124,6 +125,10 @@ class PrivatePostgres:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **common)
         if made.returncode:
             raise SystemExit(f"initdb failed:\n{made.stdout}")
+        with open(os.path.join(data, "pg_hba.conf"), "r+", encoding="utf-8") as file:
+            usual = file.read()
+            file.seek(0)
+            file.write("".join(line + "\n" for line in self.hba) + usual)
         self.port = free_port()
         settings = {"fsync": "off", "listen_addresses": "127.0.0.1", "port": self.port,
                     "unix_socket_directories": "", "autovacuum": "off", **self.settings}
