@@ -113,10 +113,13 @@ mod tests {
     #[test]
     fn an_error_is_read_back_as_written() {
         let mut out = BytesMut::new();
-        ClientError::error(SqlState::READ_ONLY_SQL_TRANSACTION, "cannot execute INSERT in a read-only transaction")
-            .detail("d")
-            .position(Some(3))
-            .encode(&mut out);
+        ClientError::error(
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+            "cannot execute INSERT in a read-only transaction",
+        )
+        .detail("d")
+        .position(Some(3))
+        .encode(&mut out);
         assert_eq!(u32::from_be_bytes([out[1], out[2], out[3], out[4]]) as usize, out.len() - 1);
         let body = &out[5..];
         assert_eq!(error_field(body, b'C'), Some(&b"25006"[..]));

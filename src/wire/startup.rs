@@ -163,7 +163,11 @@ mod tests {
             ("no terminator", startup(0, b"user\0a\0"), StartupError::Layout),
             ("bytes behind the terminator", startup(0, b"user\0a\0\0x"), StartupError::Layout),
             ("a key without a value", startup(0, b"user\0"), StartupError::Layout),
-            ("the same key twice", startup(0, b"user\0a\0user\0b\0\0"), StartupError::Duplicate("user".into())),
+            (
+                "the same key twice",
+                startup(0, b"user\0a\0user\0b\0\0"),
+                StartupError::Duplicate("user".into()),
+            ),
             ("not UTF-8", startup(0, b"user\0\xff\0\0"), StartupError::Encoding),
             ("protocol 2", vec![0, 2, 0, 0], StartupError::Version(Version { major: 2, minor: 0 })),
         ];
