@@ -1,1 +1,6 @@
 //! (room)
+
+pub mod check;
+mod grants;
+pub mod logging;
+pub mod users;

@@ -5,11 +5,14 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use serde::Serialize;
+
 use crate::config::users::Users;
 use crate::config::{Auth, Config, Host, Source, TlsMode};
 
 /// How much a finding weighs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// It works, and somebody should know.
     Warning,
@@ -18,7 +21,7 @@ pub enum Severity {
 }
 
 /// One remark on a configuration that was read without an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub severity: Severity,
     /// The source it speaks of; absent: the gateway itself.
@@ -124,35 +127,7 @@ impl Findings {
         if let Some(password) = &source.login.password {
             self.open_to_others("password_file", password.path());
         }
-        self.relay(config, source);
         self.network(source);
-    }
-
-    /// With TLS on both legs a client that can bind its channel says so, and the source takes the
-    /// gateway in the middle for an attack, which is what channel binding is for (RFC 5802, section 6).
-    fn relay(&mut self, config: &Config, source: &Source) {
-        if config.gateway.auth != Auth::Relay {
-            return;
-        }
-        let Some(client_leg) = &config.gateway.tls else { return };
-        if !source.hosts.iter().any(|host| matches!(host, Host::Tcp { .. })) {
-            return;
-        }
-        let always = client_leg.required
-            && matches!(source.tls.mode, TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull);
-        if always {
-            self.add(
-                Severity::Problem,
-                "tls",
-                "relay cannot work with TLS on both legs: a SCRAM exchange is bound to one of them; \
-                 use gateway.auth.method = \"scram\", or leave TLS off on one leg",
-            );
-        } else if source.tls.mode != TlsMode::Disable {
-            self.warn(
-                "tls",
-                "relay cannot work for a session that has TLS on both legs: a SCRAM exchange is bound to one of them",
-            );
-        }
     }
 
     /// Whether what goes to the source can be read or changed on its way.
@@ -173,8 +148,8 @@ impl Findings {
                 "tls",
                 format!("prefer: what goes to {host} is in the clear when it has no TLS, and nobody checks who answers"),
             ),
-            TlsMode::Require => self.warn("tls", format!("require: nobody checks that it is {host} who answers")),
-            TlsMode::VerifyCa | TlsMode::VerifyFull => {}
+            TlsMode::Require if source.tls.ca.is_none() => self.warn("tls", format!("require: nobody checks that it is {host} who answers")),
+            TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => {}
         }
     }
 

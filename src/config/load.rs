@@ -431,8 +431,8 @@ impl Loader<'_> {
         let ca = section.path_of_file("tls_ca", self.base);
         if let Some(found) = &ca {
             certificates(section.reader, found);
-            if !matches!(mode, TlsMode::VerifyCa | TlsMode::VerifyFull) {
-                section.problem("tls_ca", "is only looked at with tls = \"verify-ca\" or \"verify-full\"");
+            if matches!(mode, TlsMode::Disable | TlsMode::Prefer) {
+                section.problem("tls_ca", "is only looked at with tls = \"require\" or \"verify-…\"");
             }
         }
         let read_only = section.boolean_or("read_only", true);

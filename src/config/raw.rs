@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -16,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 const QUOTE_LIMIT: usize = 80;
 
 /// One thing that is wrong with a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Dotted, such as `source[0].hosts`; empty when the text is no TOML.
     pub key: String,

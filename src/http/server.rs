@@ -1,0 +1,229 @@
+//! The routes, and the loop that serves them.
+//!
+//! Invariant: a connection that is slow, silent or greedy is bounded in time, memory and number,
+//! and touches nobody else's.
+//!
+//! The accept loop is own code: axum::serve sets no time-out for headers and no bound on
+//! connections, and both are what keeps a health check answering while somebody plays with it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::http::problem::{Problem, json};
+use crate::http::readiness::{Readiness, readiness};
+use crate::metrics::Metrics;
+use crate::status::{CatalogueStatus, Fault, GatewayStatus, Phase, Reach, SourceStatus};
+
+/// Connections served at once; more wait in the kernel's queue.
+const CONNECTIONS: usize = 256;
+/// From a connection's first byte to the end of its header, for each request anew.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection as a whole, keep-alive included.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
+/// From a whole request to its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The whole header of a request, in bytes.
+const HEADER_BYTES: usize = 16 * 1024;
+/// After an accept that failed (too many open files, mostly).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long requests under way may finish when the side is shut down.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// All that this room may see.
+#[derive(Clone)]
+pub struct Handles {
+    pub metrics: Arc<Metrics>,
+    pub status: watch::Receiver<GatewayStatus>,
+}
+
+/// Every path that is served.
+pub fn router(handles: Handles) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/sources", get(sources))
+        .fallback(async || Problem::new(StatusCode::NOT_FOUND))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(bounded))
+        .with_state(handles)
+}
+
+/// Serves until `shutdown` turns true or its sender is gone, then lets requests under way finish.
+pub async fn serve(listener: TcpListener, handles: Handles, mut shutdown: watch::Receiver<bool>) {
+    let service = router(handles);
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        // The permit first: who waits for one waits unaccepted.
+        let accept = async {
+            let permit = permits.clone().acquire_owned().await;
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            biased;
+            () = stopped(&mut shutdown) => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = accept => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "an HTTP connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
+        let service = TowerToHyperService::new(service.clone());
+        let mut shutdown = shutdown.clone();
+        connections.spawn(async move {
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            tokio::pin!(connection);
+            let limited = tokio::time::timeout(CONNECTION_TIMEOUT, async {
+                tokio::select! {
+                    result = connection.as_mut() => result,
+                    () = stopped(&mut shutdown) => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.as_mut().await
+                    }
+                }
+            });
+            // A client that breaks off or dawdles is its own business.
+            let _ = limited.await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    // Whoever is not done by then is cut off when the set is dropped.
+    let _ =
+        tokio::time::timeout(SHUTDOWN_TIMEOUT, async { while connections.join_next().await.is_some() {} })
+            .await;
+}
+
+/// Ends when the flag is up or nobody is left to raise it.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// No path takes a body, and none takes long.
+async fn bounded(request: Request, next: Next) -> Result<Response, Infallible> {
+    let headers = request.headers();
+    let empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0")
+        && !headers.contains_key(header::TRANSFER_ENCODING);
+    if !empty {
+        // The body is never read, so the connection cannot go on.
+        let mut refusal =
+            Problem::detail(StatusCode::PAYLOAD_TOO_LARGE, "no path here takes a body").into_response();
+        refusal.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        return Ok(refusal);
+    }
+    let answer = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request));
+    Ok(answer.await.unwrap_or_else(|_| Problem::new(StatusCode::SERVICE_UNAVAILABLE).into_response()))
+}
+
+/// RFC 9110, section 15.5.6: a 405 names what is allowed.
+async fn method_not_allowed() -> Response {
+    let mut answer = Problem::new(StatusCode::METHOD_NOT_ALLOWED).into_response();
+    answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+    answer
+}
+
+/// The process lives and answers; it says nothing of the sources, which a restart would not mend.
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(handles): State<Handles>) -> Response {
+    let readiness: Readiness = readiness(&handles.status.borrow());
+    if readiness.ready {
+        return as_json(&readiness);
+    }
+    let mut words: Vec<String> = Vec::new();
+    for reason in &readiness.reasons {
+        words.push(match &reason.source {
+            Some(source) => format!("source {source} {}", reason.reason),
+            None => format!("the gateway is {}", reason.reason),
+        });
+    }
+    Problem::with(StatusCode::SERVICE_UNAVAILABLE, Some(words.join("; ")), Some(readiness)).into_response()
+}
+
+async fn metrics(State(handles): State<Handles>) -> Response {
+    ([json("text/plain; version=0.0.4; charset=utf-8")], handles.metrics.render()).into_response()
+}
+
+#[derive(Serialize)]
+struct Sources<'s> {
+    phase: Phase,
+    sources: Vec<SourceView<'s>>,
+}
+
+/// What of a source's status is shown; each field is named here, so that a new one is not shown by accident.
+#[derive(Serialize)]
+struct SourceView<'s> {
+    name: &'s str,
+    read_only: bool,
+    badge: Badge,
+    reach: &'s Reach,
+    server_version: Option<&'s str>,
+    catalogue: Option<&'s CatalogueStatus>,
+    catalogue_fault: Option<Fault>,
+    sessions: usize,
+}
+
+#[derive(Serialize)]
+struct Badge {
+    text: &'static str,
+    colour: &'static str,
+}
+
+impl<'s> From<&'s SourceStatus> for SourceView<'s> {
+    fn from(source: &'s SourceStatus) -> Self {
+        Self {
+            name: &source.name,
+            read_only: source.read_only,
+            badge: match source.read_only {
+                true => Badge { text: "read-only", colour: "green" },
+                false => Badge { text: "open for writes", colour: "red" },
+            },
+            reach: &source.reach,
+            server_version: source.server_version.as_deref(),
+            catalogue: source.catalogue.as_ref(),
+            catalogue_fault: source.catalogue_fault,
+            sessions: source.sessions.get(),
+        }
+    }
+}
+
+async fn sources(State(handles): State<Handles>) -> Response {
+    // A copy, so that nothing is held while it is written out.
+    let status = handles.status.borrow().clone();
+    as_json(&Sources { phase: status.phase, sources: status.sources.iter().map(SourceView::from).collect() })
+}
+
+fn as_json(value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => ([json("application/json")], Body::from(body)).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written as JSON");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR).into_response()
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! `fedgate check` against configurations and, with `--live`, against real servers.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use clap::Parser;
+use fedgate::app::check::{Answer, CheckArgs, run};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    check: CheckArgs,
+}
+
+/// Writes the configuration, checks it, and gives the answer, standard output and standard error.
+async fn check(folder: &Path, toml: &str, options: &[&str]) -> (Answer, String, String) {
+    let file = folder.join("fedgate.toml");
+    fs::write(&file, toml).unwrap();
+    let arguments = ["check", "--config", file.to_str().unwrap()];
+    let cli = Cli::parse_from(arguments.iter().chain(options));
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let answer = run(&cli.check, &mut out, &mut err).await.unwrap();
+    (answer, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+fn toml(method: &str, source: &str) -> String {
+    format!(
+        r#"
+[gateway]
+listen = ["127.0.0.1:0"]
+[gateway.auth]
+method = "{method}"
+{source}
+"#
+    )
+}
+
+fn source(host: &str, user: &str, password_file: &str, more: &str) -> String {
+    format!(
+        r#"
+[[source]]
+name = "climscore"
+hosts = ["{host}"]
+database = "climscore"
+user = "{user}"
+password_file = "{password_file}"
+access = [{{ users = ["visitor"] }}]
+{more}
+"#
+    )
+}
+
+#[tokio::test]
+async fn a_bad_configuration_cannot_be_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (answer, out, err) = check(folder.path(), "[gateway]\nlisten = 1\n", &[]).await;
+    assert_eq!((answer.exit_code(), out.as_str()), (2, ""));
+    assert!(err.contains("fedgate.toml:2: gateway.listen: must be a list of texts"), "{err}");
+    let (_, out, _) = check(folder.path(), "[gateway]\nlisten = 1\n", &["--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["answer"], "unknown");
+    assert_eq!(json["problems"][0]["line"], 1);
+}
+
+#[tokio::test]
+async fn relay_with_tls_on_both_legs_is_answered_with_no() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = support::Authority::new("a test");
+    let pair = authority.server(&["localhost"]);
+    fs::write(folder.path().join("crt"), &pair.certificate).unwrap();
+    fs::write(folder.path().join("key"), &pair.private_key).unwrap();
+    fs::write(folder.path().join("password"), "x").unwrap();
+    let gateway = |required: bool| {
+        format!("[gateway.tls]\ncertificate = \"crt\"\nprivate_key = \"key\"\nrequired = {required}\n")
+    };
+    for (required, tls, host, answer, remark) in [
+        (true, "require", "127.0.0.1:1", Answer::No, "problem: tls: relay cannot work here"),
+        (
+            false,
+            "require",
+            "127.0.0.1:1",
+            Answer::Yes,
+            "warning: tls: relay cannot work for clients with TLS:",
+        ),
+        (
+            true,
+            "prefer",
+            "127.0.0.1:1",
+            Answer::Yes,
+            "warning: tls: relay cannot work for clients with TLS if",
+        ),
+        (true, "disable", "127.0.0.1:1", Answer::Yes, "1 sources"),
+        (true, "require", "/run/nowhere", Answer::Yes, "1 sources"),
+    ] {
+        let source = source(host, "u", "password", &format!("tls = \"{tls}\""));
+        let toml = toml("relay", &format!("{}{source}", gateway(required)));
+        let (got, out, err) = check(folder.path(), &toml, &[]).await;
+        assert!(got == answer && out.contains(remark), "{required} {tls} {host}: {got:?}\n{out}{err}");
+        assert_eq!(out.contains("relay cannot"), remark.contains("relay cannot"), "{out}");
+    }
+}
+
+#[tokio::test]
+async fn a_live_check_knows_a_reader_from_a_writer() {
+    let postgres = support::Postgres::climscore(support::Options::default());
+    postgres.execute(
+        "climscore",
+        "CREATE ROLE owner_of_things;
+         CREATE TABLE public.\"Odd name\" (a int, b int); CREATE SEQUENCE public.counter;
+         ALTER TABLE public.\"Odd name\" OWNER TO owner_of_things;
+         CREATE ROLE sneaky LOGIN PASSWORD 'sneaky'; GRANT SELECT ON ALL TABLES IN SCHEMA public TO sneaky;
+         CREATE ROLE column_writer NOINHERIT LOGIN PASSWORD 'column_writer';
+         GRANT UPDATE (b) ON public.\"Odd name\" TO column_writer; GRANT USAGE ON SEQUENCE public.counter TO column_writer;
+         GRANT pg_write_server_files TO column_writer; GRANT CREATE ON DATABASE climscore TO column_writer;
+         CREATE ROLE switcher NOINHERIT LOGIN PASSWORD 'switcher'; GRANT owner_of_things TO switcher;",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    for name in ["sneaky", "column_writer", "switcher"] {
+        write(name, name);
+    }
+    write("akko_readonly", support::READER_PASSWORD);
+    write("superuser", support::SUPERUSER_PASSWORD);
+    let live = async |user: &str, file: &str, more: &str| {
+        let toml = toml("trust", &source(&postgres.address(), user, file, more));
+        check(folder.path(), &toml, &["--live"]).await
+    };
+
+    for reader in ["akko_readonly", "sneaky"] {
+        let (answer, out, err) = live(reader, reader, "").await;
+        assert_eq!(answer, Answer::Yes, "{out}{err}");
+        assert!(out.contains("live: PostgreSQL 1") && out.contains("the role can only read"), "{out}");
+        assert!(!out.contains(support::READER_PASSWORD));
+    }
+
+    let (answer, out, _) = live("column_writer", "column_writer", "").await;
+    assert_eq!(answer, Answer::No, "{out}");
+    for way in [
+        "it is a member of pg_write_server_files",
+        "tables that it can change: 1 (public.\"Odd name\")",
+        "sequences that it can move: 1 (public.counter)",
+        "databases that it can create schemas in: 1 (climscore)",
+    ] {
+        assert!(
+            out.contains(&format!("problem: column_writer can do more than read: {way}")),
+            "{way}: {out}"
+        );
+    }
+
+    let (answer, out, _) = live("switcher", "switcher", "").await;
+    assert!(answer == Answer::No && out.contains("tables that it can change: 1"), "{out}");
+
+    let (answer, out, _) = live(support::SUPERUSER, "superuser", "").await;
+    assert!(answer == Answer::No && out.contains("it is a superuser"), "{out}");
+    // Where writes are meant to be, a role that can write is none.
+    let (answer, out, _) =
+        live(support::SUPERUSER, "superuser", "read_only = false\nwriters = [\"visitor\"]").await;
+    assert!(answer == Answer::Yes && out.contains("(OPEN FOR WRITES)"), "{out}");
+
+    let (answer, out, _) = live("sneaky", "superuser", "").await;
+    assert!(answer == Answer::Unknown && out.contains("problem: cannot be reached"), "{out}");
+    let toml = toml("trust", &source("127.0.0.1:1", "sneaky", "sneaky", ""));
+    let (answer, out, _) = check(folder.path(), &toml, &["--live", "--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert!(answer == Answer::Unknown && json["sources"][0]["live"]["failed"].is_string(), "{out}");
+}
