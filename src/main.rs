@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary: nothing but the way into [`fedgate::app`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fedgate::app::main()
+}

@@ -1,6 +1,10 @@
-//! (room)
+//! The composition root: arguments, exit codes, and the wiring of all rooms.
+//!
+//! Invariant: only this room knows every other one.
 
-pub mod check;
-mod grants;
-pub mod logging;
-pub mod users;
+mod cli;
+mod run;
+mod sources;
+mod workers;
+
+pub use cli::main;

@@ -22,6 +22,8 @@ const FILE_LIMIT: u64 = 16 << 20;
 const USERS_LIMIT: usize = 100_000;
 /// Most rounds; they are the client's work, and nobody's client does more than this in its patience.
 const ITERATIONS_LIMIT: u32 = 10_000_000;
+/// What PostgreSQL itself uses unless told otherwise (`scram_iterations`).
+const USUAL_ITERATIONS: u32 = 4096;
 const SALT_LIMIT: usize = 1024;
 /// How often a users file is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -135,8 +137,11 @@ fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
 }
 
 /// The users of one file.
-#[derive(Clone, Debug, Default)]
-pub struct Users(HashMap<String, Verifier>);
+#[derive(Clone, Debug)]
+pub struct Users {
+    by_name: HashMap<String, Verifier>,
+    usual_iterations: u32,
+}
 
 /// Why a users file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +156,22 @@ pub enum UsersError {
     Line { path: PathBuf, line: usize, reason: String },
 }
 
+impl Default for Users {
+    fn default() -> Self {
+        Self::new(HashMap::new())
+    }
+}
+
 impl Users {
+    fn new(by_name: HashMap<String, Verifier>) -> Self {
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        for verifier in by_name.values() {
+            *counts.entry(verifier.iterations).or_default() += 1;
+        }
+        let usual = counts.into_iter().max_by_key(|(rounds, users)| (*users, *rounds));
+        Self { by_name, usual_iterations: usual.map_or(USUAL_ITERATIONS, |(rounds, _)| rounds) }
+    }
+
     /// Reads `path` whole; bounded.
     pub fn load(path: &Path) -> Result<Self, UsersError> {
         let read = |error| UsersError::Read { path: path.to_owned(), error };
@@ -187,19 +207,24 @@ impl Users {
             }
             users.insert(name, verifier);
         }
-        Ok(Self(users))
+        Ok(Self::new(users))
     }
 
     pub fn get(&self, name: &str) -> Option<&Verifier> {
-        self.0.get(name)
+        self.by_name.get(name)
+    }
+
+    /// The number of rounds that most users have, so that a user who is not there looks like them.
+    pub fn usual_iterations(&self) -> u32 {
+        self.usual_iterations
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.by_name.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.by_name.is_empty()
     }
 }
 

@@ -14,9 +14,9 @@ use sqlparser::ast::{
     NamedWindowExpr, ObjectName, ObjectNamePart, Offset, OrderBy, OrderByExpr, OrderByKind, OrderByOptions,
     OrderBySort, Parens, Query, Select, SelectFlavor, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
     SetOperator, SetQuantifier, Subscript, TableAlias, TableAliasColumnDef, TableFactor, TableFunctionArgs,
-    TableSample, TableSampleKind, TableSampleMethod, TableSampleModifier, TableSampleQuantity, TableWithJoins,
-    TypedString, UnaryOperator, Value, ValueWithSpan, Values, WildcardAdditionalOptions, WindowFrame,
-    WindowFrameBound, WindowSpec, WindowType, With, XmlNamespaceDefinition, XmlPassingArgument,
+    TableSample, TableSampleKind, TableSampleMethod, TableSampleModifier, TableSampleQuantity,
+    TableWithJoins, TypedString, UnaryOperator, Value, ValueWithSpan, Values, WildcardAdditionalOptions,
+    WindowFrame, WindowFrameBound, WindowSpec, WindowType, With, XmlNamespaceDefinition, XmlPassingArgument,
     XmlPassingClause, XmlTableColumn, XmlTableColumnOption,
 };
 use sqlparser::tokenizer::Span;
@@ -76,7 +76,8 @@ impl Walk<'_> {
         if !locks.is_empty() {
             return Err(Refusal::write("SELECT FOR UPDATE"));
         }
-        if for_clause.is_some() || settings.is_some() || format_clause.is_some() || !pipe_operators.is_empty() {
+        if for_clause.is_some() || settings.is_some() || format_clause.is_some() || !pipe_operators.is_empty()
+        {
             return foreign("a clause of another database");
         }
         if let Some(with) = with {
@@ -376,7 +377,13 @@ impl Walk<'_> {
                 self.call(name, true)?;
                 self.arguments(args)
             }
-            TableFactor::UNNEST { alias, array_exprs, with_offset, with_offset_alias, with_ordinality: _ } => {
+            TableFactor::UNNEST {
+                alias,
+                array_exprs,
+                with_offset,
+                with_offset_alias,
+                with_ordinality: _,
+            } => {
                 if *with_offset || with_offset_alias.is_some() {
                     return foreign("WITH OFFSET");
                 }
@@ -421,14 +428,7 @@ impl Walk<'_> {
                 default_on_null: _,
                 alias: _,
             }
-            | TableFactor::Unpivot {
-                table: _,
-                value: _,
-                name: _,
-                columns: _,
-                null_inclusion: _,
-                alias: _,
-            }
+            | TableFactor::Unpivot { table: _, value: _, name: _, columns: _, null_inclusion: _, alias: _ }
             | TableFactor::UnpivotExpr { expression: _, value_alias: _, attribute_alias: _ }
             | TableFactor::MatchRecognize {
                 table: _,
@@ -466,8 +466,8 @@ impl Walk<'_> {
     }
 
     fn sample(&self, sample: Option<&TableSampleKind>) -> Result {
-        let (Some(TableSampleKind::BeforeTableAlias(sample)) | Some(TableSampleKind::AfterTableAlias(sample))) =
-            sample
+        let (Some(TableSampleKind::BeforeTableAlias(sample))
+        | Some(TableSampleKind::AfterTableAlias(sample))) = sample
         else {
             return Ok(());
         };
@@ -852,7 +852,9 @@ impl Walk<'_> {
     /// `.b`, `[1]`, `[1:2]` behind an expression.
     fn access(&self, access: &AccessExpr) -> Result {
         match access {
-            AccessExpr::Dot(Expr::Identifier(ident)) => self.names.attribute(&ident.value, offset(ident.span)),
+            AccessExpr::Dot(Expr::Identifier(ident)) => {
+                self.names.attribute(&ident.value, offset(ident.span))
+            }
             // A name behind a dot and a bracket: a call that only looks like a method.
             AccessExpr::Dot(expr) => match expr {
                 Expr::CompoundIdentifier(idents) => {

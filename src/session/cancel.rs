@@ -34,7 +34,12 @@ pub struct Registration {
 
 impl Cancels {
     /// A new key for a session; protocol 3.2 has room for a long one.
-    pub fn register(self: &Arc<Self>, version: Version, source: Arc<Source>, target: CancelTarget) -> Registration {
+    pub fn register(
+        self: &Arc<Self>,
+        version: Version,
+        source: Arc<Source>,
+        target: CancelTarget,
+    ) -> Registration {
         let mut rng = rand::rng();
         let mut secret = vec![0; if version >= (Version { major: 3, minor: 2 }) { 32 } else { 4 }];
         rng.fill(&mut secret[..]);

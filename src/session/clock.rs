@@ -28,12 +28,10 @@ impl Timer {
             }
             self.armed = Some(deadline);
         }
-        match &mut self.sleep {
-            Some(sleep) if sleep.as_mut().poll(cx) == Poll::Ready(()) => {
-                self.armed = None;
-                true
-            }
-            _ => false,
+        let fired = self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx) == Poll::Ready(()));
+        if fired {
+            self.armed = None;
         }
+        fired
     }
 }

@@ -1,6 +1,6 @@
 //! The word to drain, as a session hears it.
 //!
-//! Invariant: it wakes the session once; until then it costs one atomic load a poll.
+//! Invariant: each word wakes the session; in between, a poll costs one atomic load.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,40 +8,89 @@ use std::task::{Context, Waker};
 
 use tokio::sync::watch;
 
-pub(super) struct Drain {
-    word: watch::Receiver<bool>,
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drain {
+    /// Not at all.
+    Not,
+    /// Sessions end when nothing runs and no transaction is open.
+    AtRest,
+    /// Sessions end.
+    Now,
+}
+
+pub(super) struct Listener {
+    word: watch::Receiver<Drain>,
+    heard: Drain,
     wait: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Whom `wait` wakes; it is polled again only for somebody else.
     woken: Option<Waker>,
-    draining: bool,
 }
 
-impl Drain {
-    pub(super) fn new(mut word: watch::Receiver<bool>) -> Self {
-        word.mark_unchanged();
-        let draining = *word.borrow();
-        let mut waiting = word.clone();
-        let wait = Box::pin(async move {
-            if waiting.wait_for(|draining| *draining).await.is_err() {
-                // Nobody is left who could say it.
-                std::future::pending::<()>().await;
-            }
-        });
-        Self { word, wait, woken: None, draining }
+impl Listener {
+    pub(super) fn new(mut word: watch::Receiver<Drain>) -> Self {
+        let heard = *word.borrow_and_update();
+        let wait = change(word.clone());
+        Self { word, heard, wait, woken: None }
     }
 
-    /// Whether the gateway is draining.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.draining {
-            return true;
-        }
-        if self.word.has_changed().unwrap_or(false) {
-            self.draining = *self.word.borrow_and_update();
-        }
-        if !self.draining && self.woken.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Drain {
+        loop {
+            if self.word.has_changed().unwrap_or(false) {
+                self.heard = *self.word.borrow_and_update();
+                self.wait = change(self.word.clone());
+                self.woken = None;
+            }
+            if self.woken.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                return self.heard;
+            }
             self.woken = Some(cx.waker().clone());
-            self.draining = self.wait.as_mut().poll(cx).is_ready();
+            if self.wait.as_mut().poll(cx).is_pending() {
+                return self.heard;
+            }
         }
-        self.draining
+    }
+}
+
+fn change(mut word: watch::Receiver<Drain>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        if word.changed().await.is_err() {
+            // Nobody is left who could say it.
+            std::future::pending::<()>().await;
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Count(AtomicUsize);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn each_word_wakes_and_is_heard() {
+        let (say, word) = watch::channel(Drain::Not);
+        let mut listener = Listener::new(word);
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        assert_eq!(listener.poll(&mut cx), Drain::Not);
+        assert_eq!(listener.poll(&mut cx), Drain::Not);
+        say.send_replace(Drain::AtRest);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert_eq!(listener.poll(&mut cx), Drain::AtRest);
+        say.send_replace(Drain::Now);
+        assert_eq!(count.0.load(Ordering::Relaxed), 2);
+        assert_eq!(listener.poll(&mut cx), Drain::Now);
+        drop(say);
+        assert_eq!(listener.poll(&mut cx), Drain::Now);
     }
 }

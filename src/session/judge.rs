@@ -33,6 +33,8 @@ pub struct Snapshot {
 pub struct Who {
     pub user: ClientUser,
     pub address: SocketAddr,
+    /// Proved by a certificate of this name.
+    pub certified: bool,
 }
 
 pub struct Judge {
@@ -45,6 +47,8 @@ pub struct Judge {
     metrics: SourceMetrics,
     /// Asks for a newer catalogue, when a function was not known.
     stale: Arc<Notify>,
+    /// The source, or this user's access to it, is gone.
+    revoked: bool,
 }
 
 impl Judge {
@@ -57,7 +61,7 @@ impl Judge {
         stale: Arc<Notify>,
     ) -> Self {
         let began = snapshot.generation;
-        Self { who, snapshots, snapshot, began, cache, metrics, stale }
+        Self { who, snapshots, snapshot, began, cache, metrics, stale, revoked: false }
     }
 
     pub fn mode(&self) -> Mode {
@@ -75,12 +79,23 @@ impl Judge {
     }
 
     fn refresh(&mut self) {
-        // An error means that nobody will send snapshots any more; the last one stays in force.
-        if self.snapshots.has_changed().unwrap_or(false)
-            && let Some(snapshot) = self.snapshots.borrow_and_update().clone()
-        {
-            self.snapshot = snapshot;
+        match self.snapshots.has_changed() {
+            Ok(false) => {}
+            Ok(true) => {
+                if let Some(snapshot) = self.snapshots.borrow_and_update().clone() {
+                    let address = self.who.address.ip().to_canonical();
+                    self.revoked |= !snapshot.config.allows(&self.who.user, address, self.who.certified);
+                    self.snapshot = snapshot;
+                }
+            }
+            // Nobody keeps this source any more: it is no longer configured.
+            Err(_) => self.revoked = true,
         }
+    }
+
+    /// Whether a reload has taken the source, or the access to it, from this client: the session must end.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked
     }
 
     pub fn verdict(&mut self, sql: &[u8]) -> Arc<Verdict> {

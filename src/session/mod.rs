@@ -1,1 +1,440 @@
-//! (room)
+//! One client's life: startup, TLS, authentication, the lease, the relay, cancel.
+//!
+//! Invariant: a client reaches a source only after it is known, allowed and has a judge; every wait on
+//! it has an end; and whatever one session meets, no other one does.
+
+mod cancel;
+mod clock;
+mod drain;
+mod judge;
+mod prepared;
+mod relay;
+mod scram;
+mod startup;
+mod throttle;
+mod tls;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+
+pub use cancel::Cancels;
+pub use drain::Drain;
+pub use judge::{Judge, Snapshot, Who};
+pub use relay::{End, Parts, Relay, Timeouts};
+pub use startup::ClientStream;
+pub use throttle::Throttle;
+pub use tls::{Tls, TlsError};
+
+use crate::config::{self, Auth, Look, Users, UsersFile};
+use crate::guard::{Mode, Refusal, VerdictCache, settings};
+use crate::ids::{ClientUser, SourceName};
+use crate::metrics::{CancelOutcome, Metrics, SourceMetrics, StartupFailure, UpstreamState};
+use crate::sqlstate::SqlState;
+use crate::status::{Fault, SourceReporter};
+use crate::upstream::{Lease, OpenError, Opened, Opening, Source};
+use crate::wire::startup::Startup;
+use crate::wire::{BufferPool, ClientError, backend};
+use startup::{Greeted, Passwords, Relayed, StartupEnd, greet, negotiation};
+
+/// How long a session waits for the function catalogue of a source that was not asked yet.
+const CATALOGUE_WAIT: Duration = Duration::from_secs(10);
+/// How long a client that is turned away may take to hear why.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What all sessions share; replaced whole on a reload.
+pub struct Shared {
+    pub gateway: config::Gateway,
+    pub tls: Option<Tls>,
+    /// With `method = "scram"`: who may log in.
+    pub users: Option<UsersFile>,
+    pub sources: HashMap<SourceName, OpenSource>,
+}
+
+/// What outlives a reload.
+pub struct Keepsakes {
+    pub cancels: Arc<Cancels>,
+    pub throttle: Throttle,
+    pub mock_secret: [u8; 32],
+    pub metrics: Arc<Metrics>,
+    pub verdicts: Arc<VerdictCache>,
+    pub drain: watch::Receiver<Drain>,
+}
+
+/// A source as sessions see it.
+#[derive(Clone)]
+pub struct OpenSource {
+    pub source: Arc<Source>,
+    /// `None` until the function catalogue was loaded.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// Asks for the catalogue to be loaded anew.
+    pub stale: Arc<Notify>,
+    pub metrics: SourceMetrics,
+    pub reporter: SourceReporter,
+}
+
+/// Read buffers of the thread that a session runs on.
+#[derive(Clone)]
+pub struct Buffers {
+    pub client: BufferPool,
+    pub source: BufferPool,
+}
+
+impl Buffers {
+    /// For the sessions of one thread.
+    pub fn new() -> Self {
+        Self { client: BufferPool::new(16 * 1024, 64), source: BufferPool::new(64 * 1024, 64) }
+    }
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Tells a client that there is no room for it; nothing of it was read.
+pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(stream: S, metrics: &Metrics, draining: bool) {
+    let (reason, error) = if draining {
+        let error = ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "the gateway is shutting down");
+        (StartupFailure::Shutdown, error)
+    } else {
+        let error = ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+            .hint("The gateway's max_clients is reached; try again later.");
+        (StartupFailure::TooManyClients, error)
+    };
+    metrics.startup_failed(reason);
+    let mut stream = ClientStream::Plain(stream);
+    let _ = timeout(FAREWELL, stream.refuse(&error)).await;
+}
+
+/// One client, from its first byte to its last.
+pub async fn serve<S>(
+    stream: S,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    kept: Arc<Keepsakes>,
+    buffers: Buffers,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let began = Instant::now();
+    let mut slot = Some(ClientStream::Plain(stream));
+    let begin = begin(&mut slot, address, &shared, &kept);
+    let begun = match timeout(shared.gateway.startup_timeout, begin).await {
+        Ok(begun) => begun,
+        Err(_) => {
+            let error = ClientError::fatal(SqlState::PROTOCOL_VIOLATION, "startup took too long")
+                .hint("The gateway's startup_timeout is over.");
+            Err(StartupEnd::Refused(StartupFailure::Timeout, error))
+        }
+    };
+    let begun = match begun {
+        Ok(Some(begun)) => begun,
+        Ok(None) => return,
+        Err(end) => {
+            let reason = match &end {
+                StartupEnd::Refused(reason, _) | StartupEnd::Broken(reason, _) => *reason,
+            };
+            kept.metrics.startup_failed(reason);
+            tracing::info!(%address, reason = %end, "startup failed");
+            if let (StartupEnd::Refused(_, error), Some(stream)) = (&end, &mut slot) {
+                let _ = timeout(FAREWELL, stream.refuse(error)).await;
+            }
+            return;
+        }
+    };
+    let Some(stream) = slot else { return };
+    kept.metrics.established();
+    let Begun { open, lease, who, snapshot, name_prefix, mut upstream, _registration } = begun;
+    upstream.now(UpstreamState::Leased);
+    let _session = open.reporter.session();
+    let config = Arc::clone(&snapshot.config);
+    let user = who.user.clone();
+    tracing::info!(source = %config.name, %user, %address, took = ?began.elapsed(), "session began");
+    let judge = Judge::new(
+        who,
+        open.snapshots.clone(),
+        snapshot,
+        Arc::clone(&kept.verdicts),
+        open.metrics.clone(),
+        Arc::clone(&open.stale),
+    );
+    let relay = Relay::new(Parts {
+        client: stream,
+        client_buffers: buffers.client,
+        lease: Lease::new(lease, buffers.source),
+        source: Arc::clone(&open.source),
+        judge,
+        limits: shared.gateway.limits.clone(),
+        drain: kept.drain.clone(),
+        timeouts: Timeouts {
+            statement: config.statement_timeout,
+            idle_in_transaction: config.idle_in_transaction_timeout,
+            write: shared.gateway.write_timeout,
+        },
+        name_prefix,
+        metrics: open.metrics.clone(),
+    });
+    // A session under way does not keep an older configuration alive.
+    drop(shared);
+    let end = relay.run().await;
+    match &end {
+        End::Client | End::ClientGone => {
+            tracing::info!(source = %config.name, %user, %address, lasted = ?began.elapsed(), ?end, "session ended");
+        }
+        End::SourceGone(why) => {
+            tracing::warn!(source = %config.name, %user, %address, lasted = ?began.elapsed(), why, "session ended by the source");
+        }
+        End::Fatal(error) => {
+            tracing::warn!(
+                source = %config.name, %user, %address, lasted = ?began.elapsed(),
+                sqlstate = error.sqlstate.as_str(), reason = error.message, "session ended by the gateway"
+            );
+        }
+    }
+}
+
+/// A session that may begin to relay.
+struct Begun {
+    open: OpenSource,
+    lease: Opened,
+    who: Who,
+    snapshot: Arc<Snapshot>,
+    name_prefix: String,
+    upstream: crate::metrics::UpstreamCounted,
+    _registration: cancel::Registration,
+}
+
+async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    slot: &mut Option<ClientStream<S>>,
+    address: SocketAddr,
+    shared: &Shared,
+    kept: &Keepsakes,
+) -> Result<Option<Begun>, StartupEnd> {
+    let startup = match greet(slot, shared.tls.as_ref()).await? {
+        Greeted::Startup(startup) => startup,
+        Greeted::Cancel(request) => {
+            let outcome = match kept.cancels.find(&request) {
+                None => CancelOutcome::Unknown,
+                Some((source, target)) => match source.cancel(&target).await {
+                    Ok(()) => CancelOutcome::Forwarded,
+                    Err(error) => {
+                        tracing::warn!(%address, %error, "a cancel request could not be sent on");
+                        CancelOutcome::Failed
+                    }
+                },
+            };
+            kept.metrics.cancel(outcome);
+            return Ok(None);
+        }
+    };
+    let Some(stream) = slot else {
+        return Err(StartupEnd::Broken(StartupFailure::Internal, "no stream".to_owned()));
+    };
+    let user = match startup.get("user") {
+        Some(user) if !user.is_empty() => ClientUser::new(user),
+        _ => {
+            let error = ClientError::fatal(
+                SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+                "no PostgreSQL user name specified in startup packet",
+            );
+            return Err(StartupEnd::Refused(StartupFailure::Protocol, error));
+        }
+    };
+    let mut out = BytesMut::new();
+    negotiation(&startup, &mut out);
+    stream.write_all(&out).await?;
+    out.clear();
+
+    let certified = stream.certificate().and_then(tls::common_name).is_some_and(|name| name == user.as_str());
+    match &shared.gateway.auth {
+        Auth::Trust | Auth::Relay => {}
+        Auth::Scram { .. } if certified => {}
+        Auth::Scram { .. } => {
+            let users = users(shared);
+            let end_point = if stream.is_tls() {
+                shared.tls.as_ref().and_then(|tls| tls.end_point.clone())
+            } else {
+                None
+            };
+            Passwords { users: &users, throttle: &kept.throttle, mock_secret: &kept.mock_secret }
+                .authenticate(stream, user.as_str(), address.ip(), end_point)
+                .await?;
+        }
+    }
+
+    let database = match startup.get("database") {
+        Some(database) if !database.is_empty() => database,
+        _ => user.as_str(),
+    };
+    let open = find(shared, database, &user, address.ip(), certified)?;
+    let snapshot = snapshot(open).await?;
+    let settings = startup_settings(&startup)?;
+
+    let mode = if snapshot.config.is_writer(&user) { Mode::ReadWrite } else { Mode::ReadOnly };
+    let name_prefix = format!("fedgate/{user}");
+    let client_name =
+        settings.iter().find(|(name, _)| name == "application_name").map(|(_, value)| value.as_str());
+    let opening = Opening {
+        mode,
+        application_name: match client_name {
+            Some(name) if !name.is_empty() => format!("{name_prefix} {name}"),
+            _ => name_prefix.clone(),
+        },
+        settings: settings.iter().filter(|(name, _)| name != "application_name").cloned().collect(),
+    };
+    let upstream = open.metrics.upstream(UpstreamState::Opening);
+    let asked = Instant::now();
+    let opened = match &shared.gateway.auth {
+        Auth::Relay => open.source.open_relayed(&opening, user.as_str(), &mut Relayed(stream)).await,
+        Auth::Scram { .. } | Auth::Trust => open.source.open(&opening).await,
+    };
+    let lease = match opened {
+        Ok(lease) => lease,
+        Err(error) => return Err(source_failed(open, stream, &error).await),
+    };
+    open.metrics.upstream_opened(asked.elapsed());
+    open.metrics.up(true);
+    let version = lease.parameters.iter().find(|(name, _)| name == "server_version");
+    open.reporter.up(version.map(|(_, value)| value.as_str()).unwrap_or_default());
+
+    let registration = kept.cancels.register(startup.version, Arc::clone(&open.source), lease.cancel.clone());
+    backend::authentication_ok(&mut out);
+    for (name, value) in &lease.parameters {
+        let value = if name == "application_name" { client_name.unwrap_or_default() } else { value };
+        backend::parameter_status(name, value, &mut out);
+    }
+    backend::backend_key_data(registration.pid, &registration.secret, &mut out);
+    for notice in &lease.notices {
+        out.extend_from_slice(notice);
+    }
+    backend::ready_for_query(backend::Status::Idle, &mut out);
+    stream.write_all(&out).await?;
+    stream.flush().await?;
+    Ok(Some(Begun {
+        open: open.clone(),
+        lease,
+        who: Who { user, address, certified },
+        snapshot,
+        name_prefix,
+        upstream,
+        _registration: registration,
+    }))
+}
+
+/// Who may log in, as of now.
+fn users(shared: &Shared) -> Arc<Users> {
+    let Some(file) = &shared.users else {
+        return Arc::default();
+    };
+    let (users, look) = file.current(std::time::Instant::now());
+    match look {
+        Look::Unchanged => {}
+        Look::Reloaded => tracing::info!(users = users.len(), "the users file was read anew"),
+        Look::Bad(error) => tracing::error!(%error, "the users file cannot be used; the last good one stays"),
+    }
+    users
+}
+
+/// The source of that name, if this user may use it from there; else it does not exist.
+fn find<'a>(
+    shared: &'a Shared,
+    database: &str,
+    user: &ClientUser,
+    address: IpAddr,
+    certified: bool,
+) -> Result<&'a OpenSource, StartupEnd> {
+    shared
+        .sources
+        .get(&SourceName::new(database))
+        .filter(|open| open.source.config().allows(user, address.to_canonical(), certified))
+        .ok_or_else(|| {
+            let error = ClientError::fatal(
+                SqlState::INVALID_CATALOG_NAME,
+                format!("database \"{database}\" does not exist"),
+            )
+            .detail("No source of this name is open to this user from this address.")
+            .hint("The name of the database is the name of a source of the gateway.");
+            StartupEnd::Refused(StartupFailure::Access, error)
+        })
+}
+
+/// The snapshot in force; waits for the first one.
+async fn snapshot(open: &OpenSource) -> Result<Arc<Snapshot>, StartupEnd> {
+    let mut snapshots = open.snapshots.clone();
+    if let Some(snapshot) = snapshots.borrow().clone() {
+        return Ok(snapshot);
+    }
+    open.stale.notify_one();
+    let first = timeout(CATALOGUE_WAIT, snapshots.wait_for(Option::is_some)).await;
+    match first {
+        Ok(Ok(snapshot)) => snapshot.clone().ok_or(()),
+        Ok(Err(_)) | Err(_) => Err(()),
+    }
+    .map_err(|()| {
+        let error = ClientError::fatal(
+            SqlState::CANNOT_CONNECT_NOW,
+            format!("source \"{}\" is not available", open.source.name()),
+        )
+        .detail("The gateway could not load the source's function catalogue, without which no statement can be judged.");
+        StartupEnd::Refused(StartupFailure::SourceDown, error)
+    })
+}
+
+/// Logs what happened in full, and gives what the client may know.
+async fn source_failed<S: AsyncRead + AsyncWrite + Unpin>(
+    open: &OpenSource,
+    stream: &mut ClientStream<S>,
+    error: &OpenError,
+) -> StartupEnd {
+    open.metrics.upstream_open_failures.inc();
+    if let Some(relayed) = error.relayed() {
+        let _ = stream.write_all(relayed).await;
+        let _ = stream.shutdown().await;
+        return StartupEnd::Broken(StartupFailure::Authentication, error.to_string());
+    }
+    let told = error.client_error();
+    if told.sqlstate == SqlState::CANNOT_CONNECT_NOW {
+        tracing::error!(source = %open.source.name(), %error, "source is not available");
+        open.metrics.up(false);
+        open.reporter.down(Fault::Unreachable, &error.to_string());
+    }
+    StartupEnd::Refused(StartupFailure::SourceDown, told)
+}
+
+/// The startup settings of a client, by the same allow list as SET.
+fn startup_settings(startup: &Startup) -> Result<Vec<(String, String)>, StartupEnd> {
+    let denied = |refusal: Refusal| {
+        let error = ClientError::fatal(refusal.sqlstate(), refusal.client_message());
+        let error = ClientError { detail: refusal.detail, hint: refusal.hint, ..error };
+        StartupEnd::Refused(StartupFailure::Setting, error)
+    };
+    let mut settings: Vec<(String, String)> = Vec::new();
+    for (key, value) in &startup.parameters {
+        match key.as_str() {
+            "user" | "database" => {}
+            "replication" => {
+                if !matches!(value.to_ascii_lowercase().as_str(), "false" | "off" | "no" | "0") {
+                    let error = ClientError::fatal(
+                        SqlState::FEATURE_NOT_SUPPORTED,
+                        "replication connections are not sent on by this gateway",
+                    );
+                    return Err(StartupEnd::Refused(StartupFailure::Setting, error));
+                }
+            }
+            "options" => settings.extend(settings::startup_options(value).map_err(denied)?),
+            _ => {
+                let setting = settings::judge_setting(key, value).map_err(denied)?;
+                settings.push((setting.name, setting.value));
+            }
+        }
+    }
+    Ok(settings)
+}

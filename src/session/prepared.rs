@@ -106,12 +106,20 @@ impl Statements {
                 self.named.clear();
                 self.bytes = 0;
             }
-            Effect::None | Effect::Prepare { .. } | Effect::Execute { .. } | Effect::ApplicationName { .. } => {}
+            Effect::None
+            | Effect::Prepare { .. }
+            | Effect::Execute { .. }
+            | Effect::ApplicationName { .. } => {}
         }
     }
 
     /// A Bind: the portal will mean whatever the statement means, as long as that is still admitted.
-    pub(super) fn bind(&mut self, statement: &[u8], portal: &[u8], judge: &mut Judge) -> Result<(), ClientError> {
+    pub(super) fn bind(
+        &mut self,
+        statement: &[u8],
+        portal: &[u8],
+        judge: &mut Judge,
+    ) -> Result<(), ClientError> {
         self.still_admitted(statement, judge)?;
         let meanings: Vec<Prepared> = if statement.is_empty() {
             self.unnamed.iter().cloned().collect()
@@ -182,6 +190,9 @@ fn admit_again(meanings: Option<&[Prepared]>, judge: &mut Judge) -> Result<(), C
 }
 
 fn too_many() -> ClientError {
-    ClientError::error(SqlState::CONFIGURATION_LIMIT_EXCEEDED, "too many prepared statements or portals in this session")
-        .hint("Close those that are not needed any more, or use DEALLOCATE ALL.")
+    ClientError::error(
+        SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+        "too many prepared statements or portals in this session",
+    )
+    .hint("Close those that are not needed any more, or use DEALLOCATE ALL.")
 }

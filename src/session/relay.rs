@@ -18,12 +18,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::clock::Timer;
-use super::drain::Drain;
+use super::drain::{self, Drain};
 use super::judge::Judge;
 use super::prepared::{Prepared, Statements};
 use crate::config::Limits;
-use crate::metrics::SourceMetrics;
 use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step};
+use crate::metrics::SourceMetrics;
 use crate::sqlstate::SqlState;
 use crate::upstream::{CopyIn, Lease, Source};
 use crate::wire::backend::{self, Status};
@@ -111,7 +111,7 @@ pub struct Parts<C> {
     pub source: Arc<Source>,
     pub judge: Judge,
     pub limits: Limits,
-    pub drain: watch::Receiver<bool>,
+    pub drain: watch::Receiver<Drain>,
     pub timeouts: Timeouts,
     /// What stands before the client's own application_name at the source.
     pub name_prefix: String,
@@ -153,7 +153,7 @@ pub struct Relay<C> {
     statements: Statements,
     judge: Judge,
     limits: Limits,
-    drain: Drain,
+    drain: drain::Listener,
     name_prefix: String,
     metrics: SourceMetrics,
     timeouts: Timeouts,
@@ -192,7 +192,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             statements,
             judge: parts.judge,
             limits: parts.limits,
-            drain: Drain::new(parts.drain),
+            drain: drain::Listener::new(parts.drain),
             name_prefix: parts.name_prefix,
             metrics: parts.metrics,
             timeouts: parts.timeouts,
@@ -215,9 +215,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         let bounded = GOODBYE;
         if !matches!(end, End::ClientGone) {
             // The client may have stopped reading: then it does not hear why.
-            let _ = tokio::time::timeout(bounded, std::future::poll_fn(|cx| self.poll_write_client(cx))).await;
-            let _ = tokio::time::timeout(bounded, std::future::poll_fn(|cx| Pin::new(&mut self.client).poll_shutdown(cx)))
-                .await;
+            let _ =
+                tokio::time::timeout(bounded, std::future::poll_fn(|cx| self.poll_write_client(cx))).await;
+            let _ = tokio::time::timeout(
+                bounded,
+                std::future::poll_fn(|cx| Pin::new(&mut self.client).poll_shutdown(cx)),
+            )
+            .await;
         }
         if !matches!(end, End::SourceGone(_)) {
             if busy {
@@ -365,7 +369,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 Err(error) => return Err(protocol(error.to_string())),
             };
             if header.size > longest(header.kind, limit) {
-                return Err(protocol(format!("invalid message length in message of type {:#04x}", header.kind)));
+                return Err(protocol(format!(
+                    "invalid message length in message of type {:#04x}",
+                    header.kind
+                )));
             }
             if self.client_in.data().len() < header.size {
                 self.client_in.reserve(header.size);
@@ -376,6 +383,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             let body = client_in.data().get(HEADER..header.size).unwrap_or_default();
             let handled = self.handle(header.kind, body);
             self.client_in = client_in;
+            if self.judge.is_revoked() {
+                return Err(End::Fatal(shutdown()));
+            }
             match handled {
                 Ok(Handled::Done) => {
                     self.flushed = false;
@@ -526,7 +536,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                         Some(permit) => self.lease.outbound.run(&permit),
                         None => self.lease.outbound.run(&admitted.permit),
                     }
-                    for expect in [Expect::QuietParse, Expect::QuietBind, Expect::QuietDescribe, Expect::Execute] {
+                    for expect in
+                        [Expect::QuietParse, Expect::QuietBind, Expect::QuietDescribe, Expect::Execute]
+                    {
                         self.expect(expect);
                     }
                 }
@@ -669,7 +681,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         match &admitted.effect {
             Effect::None | Effect::Execute { .. } | Effect::ApplicationName { .. } => None,
             Effect::Prepare { name } => {
-                let prepared = Prepared { permit: admitted.permit.clone(), generation: self.judge.generation() };
+                let prepared =
+                    Prepared { permit: admitted.permit.clone(), generation: self.judge.generation() };
                 // Over the bound the name is simply not known, and an unknown name is judged as outdated
                 // after a change of policy.
                 let _ = self.statements.parse(name.as_bytes(), prepared);
@@ -944,7 +957,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return Err(End::SourceGone("changed a setting that the gateway pins"));
         }
         if name == "application_name" {
-            let shown = value.strip_prefix(self.name_prefix.as_str()).unwrap_or(value).trim_start().to_owned();
+            let shown =
+                value.strip_prefix(self.name_prefix.as_str()).unwrap_or(value).trim_start().to_owned();
             self.hide(size);
             self.edit(|out| backend::parameter_status("application_name", &shown, out));
         } else {
@@ -964,7 +978,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 cancelling.request = None;
             }
             let all_said = self.client_out.is_empty() && self.approved == 0;
-            if self.drain.poll(cx) && self.at_rest() && self.skip == Skip::No && all_said {
+            let ends = match self.drain.poll(cx) {
+                Drain::Not => false,
+                Drain::AtRest => self.at_rest() && self.skip == Skip::No && all_said,
+                Drain::Now => true,
+            };
+            if ends {
                 return Some(End::Fatal(shutdown()));
             }
             if !self.timer.poll(cx, self.deadline()) {
@@ -982,7 +1001,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         let answer = match &self.cancelling {
             Some(cancelling) if busy => Some(cancelling.until),
             _ if busy => after(self.since, self.timeouts.statement),
-            _ if self.status != Status::Idle || self.pipeline => after(self.since, self.timeouts.idle_in_transaction),
+            _ if self.status != Status::Idle || self.pipeline => {
+                after(self.since, self.timeouts.idle_in_transaction)
+            }
             _ => None,
         };
         let write = self.blocked.and_then(|since| after(since, self.timeouts.write));
@@ -994,7 +1015,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return None;
         }
-        if self.blocked.is_some_and(|since| !self.timeouts.write.is_zero() && now >= since + self.timeouts.write) {
+        if self
+            .blocked
+            .is_some_and(|since| !self.timeouts.write.is_zero() && now >= since + self.timeouts.write)
+        {
             return Some(End::ClientGone);
         }
         if self.expects.is_empty() {

@@ -75,7 +75,12 @@ impl Exchange {
     }
 
     /// Takes the client-first-message; gives the server-first-message.
-    pub fn first(&mut self, mechanism: &str, message: &[u8], server_nonce: &str) -> Result<String, ScramError> {
+    pub fn first(
+        &mut self,
+        mechanism: &str,
+        message: &[u8],
+        server_nonce: &str,
+    ) -> Result<String, ScramError> {
         let message = text(message)?;
         self.plus = match mechanism {
             MECHANISM => false,
@@ -104,15 +109,20 @@ impl Exchange {
         // The name in n= is not looked at: the startup packet says who the user is.
         let mut attributes = bare.split(',');
         let name = attributes.next().ok_or(ScramError::Malformed)?;
-        let nonce = attributes.next().and_then(|nonce| nonce.strip_prefix("r=")).ok_or(ScramError::Malformed)?;
+        let nonce =
+            attributes.next().and_then(|nonce| nonce.strip_prefix("r=")).ok_or(ScramError::Malformed)?;
         let printable = nonce.bytes().all(|byte| (0x21..=0x7e).contains(&byte));
         if !name.starts_with("n=") || nonce.is_empty() || !printable || attributes.next().is_some() {
             return Err(ScramError::Malformed);
         }
         self.client_first_bare = bare.to_owned();
         self.nonce = format!("{nonce}{server_nonce}");
-        self.server_first =
-            format!("r={},s={},i={}", self.nonce, BASE64.encode(&self.verifier.salt), self.verifier.iterations);
+        self.server_first = format!(
+            "r={},s={},i={}",
+            self.nonce,
+            BASE64.encode(&self.verifier.salt),
+            self.verifier.iterations
+        );
         Ok(self.server_first.clone())
     }
 
@@ -121,8 +131,10 @@ impl Exchange {
         let message = text(message)?;
         let (without_proof, proof) = message.rsplit_once(",p=").ok_or(ScramError::Malformed)?;
         let mut attributes = without_proof.split(',');
-        let binding = attributes.next().and_then(|part| part.strip_prefix("c=")).ok_or(ScramError::Malformed)?;
-        let nonce = attributes.next().and_then(|part| part.strip_prefix("r=")).ok_or(ScramError::Malformed)?;
+        let binding =
+            attributes.next().and_then(|part| part.strip_prefix("c=")).ok_or(ScramError::Malformed)?;
+        let nonce =
+            attributes.next().and_then(|part| part.strip_prefix("r=")).ok_or(ScramError::Malformed)?;
         if attributes.next().is_some() {
             return Err(ScramError::Malformed);
         }

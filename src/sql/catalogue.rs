@@ -94,7 +94,9 @@ pub struct Type {
 }
 
 /// The functions, operators and types of one server.
-#[derive(Clone, Debug, Default)]
+///
+/// Two are equal when the rows came in the same order, which the queries see to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalogue {
     functions: HashMap<Box<str>, Vec<Function>>,
     /// By symbol, the functions that are not harmless.
@@ -141,8 +143,15 @@ impl Builder {
             let reached = reached(row, &by_oid);
             let r#type = Type {
                 schema: row.schema.as_str().into(),
-                volatile_function: reached.iter().find_map(|row| row.volatile_function.as_deref()).map(Into::into),
-                checks: reached.iter().flat_map(|row| &row.checks).map(|check| check.as_str().into()).collect(),
+                volatile_function: reached
+                    .iter()
+                    .find_map(|row| row.volatile_function.as_deref())
+                    .map(Into::into),
+                checks: reached
+                    .iter()
+                    .flat_map(|row| &row.checks)
+                    .map(|check| check.as_str().into())
+                    .collect(),
             };
             catalogue.types.entry(row.name.as_str().into()).or_default().push(r#type);
         }

@@ -73,8 +73,7 @@ pub fn with_stack<R>(tokens: usize, work: impl FnOnce() -> R) -> R {
 pub fn query(tokens: &[Token<'_>]) -> Result<Tree, ParseError> {
     let (normal, typed_literals) = normalise(tokens);
     let dialect = PostgreSqlDialect {};
-    let mut parser =
-        Parser::new(&dialect).with_recursion_limit(RECURSION).with_tokens_with_locations(normal);
+    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION).with_tokens_with_locations(normal);
     let unexpected = |span: Span| {
         let offset = usize::try_from(span.start.column).unwrap_or(0).checked_sub(1);
         ParseError::at(offset.and_then(|offset| tokens.iter().find(|token| token.start >= offset)))
@@ -160,11 +159,8 @@ impl Normal<'_, '_> {
                     return next;
                 }
                 let (_, keyword) = keyword::lookup(&token.text);
-                let keyword = if at > 0 && self.kind(at - 1) == Some(Kind::Dot) {
-                    Keyword::NoKeyword
-                } else {
-                    keyword
-                };
+                let keyword =
+                    if at > 0 && self.kind(at - 1) == Some(Kind::Dot) { Keyword::NoKeyword } else { keyword };
                 self.operand = label
                     || !matches!(category, Category::Reserved | Category::TypeFunction)
                     || ends_operand(&token.text);
@@ -210,8 +206,7 @@ impl Normal<'_, '_> {
                 self.push(Out::LBracket, token);
             }
             Kind::RightParen | Kind::RightBracket => {
-                let closing =
-                    if token.kind == Kind::RightParen { Out::RParen } else { Out::RBracket };
+                let closing = if token.kind == Kind::RightParen { Out::RParen } else { Out::RBracket };
                 self.operand = true;
                 self.push(closing, token);
                 // `(f()).*` runs what `(f())` runs.
@@ -312,8 +307,8 @@ impl Normal<'_, '_> {
             }
             // The exclusion of a window frame holds no expression.
             "exclude" if self.operand || self.is(at.wrapping_sub(1), "row") => {
-                let frame = at > 0
-                    && ["preceding", "following", "row"].iter().any(|word| self.is(at - 1, word));
+                let frame =
+                    at > 0 && ["preceding", "following", "row"].iter().any(|word| self.is(at - 1, word));
                 let length = if !frame {
                     0
                 } else if self.is(at + 1, "group") || self.is(at + 1, "ties") {
@@ -334,9 +329,7 @@ impl Normal<'_, '_> {
                 {
                     next += 2;
                 }
-                if self.kind(next) == Some(Kind::Operator)
-                    && self.kind(next + 1) == Some(Kind::RightParen)
-                {
+                if self.kind(next) == Some(Kind::Operator) && self.kind(next + 1) == Some(Kind::RightParen) {
                     self.infix(token, "@@@", next + 2);
                     return ControlFlow::Break(next + 2);
                 }

@@ -178,7 +178,7 @@ fn check_validity(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(),
 /// The `tls-server-end-point` channel binding of a certificate (RFC 5929, section 4.1): its hash, by
 /// the hash function of its own signature, SHA-256 in place of MD5 and SHA-1. Nothing for
 /// signatures without one such hash function (Ed25519), for which it is not defined.
-pub(super) fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+pub fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let algorithm = &parsed.signature_algorithm;
     let mut oid = algorithm.algorithm.clone();

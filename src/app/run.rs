@@ -1,0 +1,356 @@
+//! `fedgate run`: load, build, listen, serve, drain.
+//!
+//! Invariant: the order of the end is fixed: new clients are turned away, running statements finish,
+//! what is left is told, threads end, and the HTTP side ends last so that it can say what happens.
+
+use std::io;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt;
+use rand::Rng;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::sources::Sources;
+use super::workers::{Spawner, Workers};
+use crate::config::{Auth, Config, UsersFile};
+use crate::guard::VerdictCache;
+use crate::metrics::{Metrics, Outcome};
+use crate::session::{self, Cancels, Drain, Keepsakes, Shared, Throttle, Tls};
+use crate::status::{Phase, Status};
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 4096;
+/// Bytes of verdicts that are remembered.
+const VERDICT_BYTES: usize = 64 << 20;
+/// How often the files of the configuration are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// After the last word, how long sessions may take to say goodbye.
+const LAST_WORD: Duration = Duration::from_secs(5);
+/// Clients over the limit that are told so at the same time; more are closed without a word.
+const TURNED_AWAY_AT_ONCE: usize = 64;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    #[error(transparent)]
+    Source(#[from] crate::upstream::SourceError),
+    #[error(transparent)]
+    Tls(#[from] session::TlsError),
+    #[error(transparent)]
+    Users(#[from] crate::config::UsersError),
+    #[error("cannot listen on {address}: {error}")]
+    Listen { address: SocketAddr, error: io::Error },
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+    #[error("cannot set up metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Runs the gateway until a signal ends it.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(path: &Path, config: Config) -> Result<(), RunError> {
+    let workers = Workers::start(config.gateway.scheduler, config.gateway.worker_threads)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(Gateway::run(path, config, &workers));
+    workers.stop();
+    outcome
+}
+
+/// SIGTERM and SIGINT drain.
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl End {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+struct Gateway {
+    path: PathBuf,
+    sources: Sources,
+    shared: watch::Sender<Arc<Shared>>,
+    metrics: Arc<Metrics>,
+    files: Files,
+}
+
+impl Gateway {
+    async fn run(path: &Path, config: Config, workers: &Workers) -> Result<(), RunError> {
+        let mut end = End::new()?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let metrics = Arc::new(Metrics::new()?);
+        let status = Status::new();
+        let (drain, draining) = watch::channel(Drain::Not);
+        let kept = Arc::new(Keepsakes {
+            cancels: Arc::new(Cancels::default()),
+            throttle: Throttle::default(),
+            mock_secret: rand::rng().random(),
+            metrics: Arc::clone(&metrics),
+            verdicts: Arc::new(VerdictCache::new(VERDICT_BYTES)),
+            drain: draining.clone(),
+        });
+
+        let mut listeners = Vec::new();
+        for address in &config.gateway.listen {
+            listeners.push(listen(*address)?);
+        }
+        let http = match &config.http {
+            Some(http) => Some(listen(http.listen)?),
+            None => None,
+        };
+        let mut sources = Sources::new(Arc::clone(&metrics), status.clone());
+        let files = Files::of(path, &config);
+        let shared = watch::Sender::new(Arc::new(share(&config, &mut sources)?));
+
+        let mut tasks = JoinSet::new();
+        if let Some(listener) = http {
+            let address = listener.local_addr()?;
+            let mut stop = draining.clone();
+            let stop = async move {
+                // Ends with the gateway at the latest.
+                let _ = stop.wait_for(|drain| *drain == Drain::Now).await;
+            };
+            tracing::info!(%address, "http listening");
+            let parts = crate::http::Parts { metrics: Arc::clone(&metrics), status: status.subscribe() };
+            tasks.spawn(async move {
+                if let Err(error) = crate::http::serve(listener, parts, stop).await {
+                    tracing::error!(%error, "the HTTP side ended");
+                }
+            });
+        }
+        let clients = Arc::new(AtomicUsize::new(0));
+        for listener in listeners {
+            let address = listener.local_addr()?;
+            tracing::info!(%address, "listening");
+            let acceptor = Acceptor {
+                listener,
+                shared: shared.subscribe(),
+                kept: Arc::clone(&kept),
+                clients: Arc::clone(&clients),
+                turned_away: Arc::default(),
+                spawner: workers.spawner(),
+            };
+            // Ends when this function does; sessions are the workers' and are waited for below.
+            tasks.spawn(acceptor.run());
+        }
+        status.set_phase(Phase::Ready);
+
+        let mut gateway = Self { path: path.to_owned(), sources, shared, metrics, files };
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = end.told() => break,
+                _ = hangup.recv() => gateway.reload("SIGHUP"),
+                _ = look.tick() => {
+                    if gateway.files.changed() {
+                        gateway.reload("a changed file");
+                    }
+                }
+            }
+        }
+
+        let at_most = gateway.shared.borrow().gateway.drain_timeout;
+        tracing::info!(?at_most, clients = clients.load(Ordering::Relaxed), "draining");
+        status.set_phase(Phase::Draining);
+        drain.send_replace(Drain::AtRest);
+        tokio::select! {
+            _ = workers.idle(at_most) => {}
+            () = end.told() => tracing::warn!("told to end at once"),
+        }
+        drain.send_replace(Drain::Now);
+        if !workers.idle(LAST_WORD).await {
+            tracing::warn!(clients = clients.load(Ordering::Relaxed), "sessions left behind");
+        }
+        tracing::info!("ended");
+        Ok(())
+    }
+
+    /// Takes up the configuration as the file has it now; a bad one is reported and the old one stays.
+    fn reload(&mut self, why: &str) {
+        let reloaded = Config::load(&self.path).map_err(RunError::from).and_then(|config| {
+            let running = Arc::clone(&self.shared.borrow());
+            if config.gateway.listen != running.gateway.listen
+                || config.gateway.scheduler != running.gateway.scheduler
+                || config.gateway.worker_threads != running.gateway.worker_threads
+            {
+                tracing::warn!("gateway.listen and the threads take effect at the next start");
+            }
+            let shared = share(&config, &mut self.sources)?;
+            Ok((config, shared))
+        });
+        match reloaded {
+            Ok((config, shared)) => {
+                self.files = Files::of(&self.path, &config);
+                self.shared.send_replace(Arc::new(shared));
+                self.metrics.config_reload(Outcome::Ok);
+                tracing::info!(why, "configuration reloaded");
+            }
+            Err(error) => {
+                self.files.look();
+                self.metrics.config_reload(Outcome::Failed);
+                tracing::error!(why, %error, "the new configuration cannot be used; the old one stays");
+            }
+        }
+    }
+}
+
+fn share(config: &Config, sources: &mut Sources) -> Result<Shared, RunError> {
+    let tls = config.gateway.tls.as_ref().map(Tls::load).transpose()?;
+    let users = match &config.gateway.auth {
+        Auth::Scram { users_file } => Some(UsersFile::open(users_file.clone(), std::time::Instant::now())?),
+        Auth::Relay | Auth::Trust => None,
+    };
+    // Last, since it is the step that changes something.
+    let sources = sources.configure(&config.sources, &config.gateway.limits)?;
+    Ok(Shared { gateway: config.gateway.clone(), tls, users, sources })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
+    let bind = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restart does not have to wait for connections of before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|error| RunError::Listen { address, error })
+}
+
+/// The files that a configuration hangs on, and how they looked last.
+struct Files(Vec<(PathBuf, Option<(u64, SystemTime)>)>);
+
+impl Files {
+    fn of(path: &Path, config: &Config) -> Self {
+        let mut paths = vec![path.to_owned()];
+        if let Some(tls) = &config.gateway.tls {
+            paths.extend([tls.certificate.clone(), tls.private_key.clone()]);
+            paths.extend(tls.client_ca.clone());
+        }
+        paths.extend(config.sources.iter().filter_map(|source| source.tls.ca.clone()));
+        let mut files = Self(paths.into_iter().map(|path| (path, None)).collect());
+        files.look();
+        files
+    }
+
+    fn look(&mut self) {
+        for (path, seen) in &mut self.0 {
+            *seen = stamp(path);
+        }
+    }
+
+    /// A file that is not there for a moment, while it is replaced, does not count.
+    fn changed(&self) -> bool {
+        self.0.iter().any(|(path, seen)| {
+            let now = stamp(path);
+            now.is_some() && now != *seen
+        })
+    }
+}
+
+fn stamp(path: &Path) -> Option<(u64, SystemTime)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.len(), metadata.modified().ok()?))
+}
+
+/// Accepts on one address.
+struct Acceptor {
+    listener: TcpListener,
+    shared: watch::Receiver<Arc<Shared>>,
+    kept: Arc<Keepsakes>,
+    clients: Arc<AtomicUsize>,
+    turned_away: Arc<AtomicUsize>,
+    spawner: Spawner,
+}
+
+/// One more of something that is counted, until it is dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    /// A place, if fewer than `most` are taken.
+    fn take(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let place = Self(Arc::clone(count));
+        (count.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Acceptor {
+    async fn run(self) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, address)) => {
+                    if let Err(error) = self.admit(stream, address) {
+                        tracing::info!(%address, %error, "a connection was lost before it began");
+                    }
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: it passes when sessions end.
+                    tracing::error!(%error, "cannot accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, address: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(60))
+            .with_interval(Duration::from_secs(10))
+            .with_retries(6);
+        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+        let shared = Arc::clone(&self.shared.borrow());
+        let kept = Arc::clone(&self.kept);
+        let draining = *kept.drain.borrow() != Drain::Not;
+        let place = Place::take(&self.clients, shared.gateway.max_clients);
+        let Some(place) = place.filter(|_| !draining) else {
+            if let Some(place) = Place::take(&self.turned_away, TURNED_AWAY_AT_ONCE) {
+                tokio::spawn(async move {
+                    let _place = place;
+                    session::turn_away(stream, &kept.metrics, draining).await;
+                });
+            }
+            return Ok(());
+        };
+        // It is registered anew with the runtime of its thread.
+        let stream = stream.into_std()?;
+        self.spawner.spawn(move |buffers| async move {
+            let _place = place;
+            let _counted = kept.metrics.client();
+            let metrics = Arc::clone(&kept.metrics);
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
+            let session = session::serve(stream, address, shared, kept, buffers);
+            if AssertUnwindSafe(session).catch_unwind().await.is_err() {
+                metrics.panics.inc();
+                tracing::error!(%address, "a session panicked; it is closed and no other is touched");
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! The sources: their function catalogues kept fresh, their snapshots published.
+//!
+//! Invariant: a snapshot is replaced whole and only by a newer one; a catalogue that cannot be loaded
+//! leaves the last good one in force, and a source without one lets nobody in.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::config;
+use crate::ids::SourceName;
+use crate::metrics::{Metrics, SourceMetrics};
+use crate::session::{OpenSource, Snapshot};
+use crate::sql;
+use crate::sql::catalogue::Catalogue;
+use crate::sql::comment::CommentFormat;
+use crate::status::{Fault, SourceReporter, Status};
+use crate::upstream::{Source, SourceError, catalogue};
+
+/// A catalogue is not asked for more often than this, however many unknown functions are named.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+/// After a failure the pause doubles up to this.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// For one load of a catalogue, from dial to the last row.
+const LOAD_LIMIT: Duration = Duration::from_secs(60);
+
+type Published = Arc<watch::Sender<Option<Arc<Snapshot>>>>;
+
+/// A source and the task that keeps its snapshot.
+struct Kept {
+    open: OpenSource,
+    config: Arc<config::Source>,
+    published: Published,
+    keeper: AbortHandle,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+pub struct Sources {
+    metrics: Arc<Metrics>,
+    status: Status,
+    /// Never twice the same number, so that no verdict of an older snapshot is taken for a newer one's.
+    generations: Arc<AtomicU64>,
+    kept: HashMap<SourceName, Kept>,
+}
+
+impl Sources {
+    pub fn new(metrics: Arc<Metrics>, status: Status) -> Self {
+        Self { metrics, status, generations: Arc::default(), kept: HashMap::new() }
+    }
+
+    /// Takes up a configuration: new sources begin, changed ones get a new snapshot, missing ones end.
+    ///
+    /// # Errors
+    /// A source that cannot be set up; then nothing has changed.
+    pub fn configure(
+        &mut self,
+        configs: &[Arc<config::Source>],
+        limits: &config::Limits,
+    ) -> Result<HashMap<SourceName, OpenSource>, SourceError> {
+        let mut built = Vec::new();
+        for config in configs {
+            built.push((Arc::clone(config), Arc::new(Source::new(Arc::clone(config))?)));
+        }
+        let limits = sql::Limits { bytes: limits.statement_bytes, ..sql::Limits::default() };
+        let mut previous = std::mem::take(&mut self.kept);
+        for (config, source) in built {
+            let before = previous.remove(&config.name);
+            if let Some(before) = before.as_ref().filter(|before| same(&before.config, &config)) {
+                // Nothing to do but to look again: a password or certificate may be another one now.
+                before.open.stale.notify_one();
+            }
+            let kept = self.keep(config, source, before, limits);
+            self.kept.insert(kept.config.name.clone(), kept);
+        }
+        for name in previous.keys() {
+            self.status.forget(name);
+            self.metrics.forget(name);
+        }
+        Ok(self.kept.iter().map(|(name, kept)| (name.clone(), kept.open.clone())).collect())
+    }
+
+    fn keep(
+        &self,
+        config: Arc<config::Source>,
+        source: Arc<Source>,
+        before: Option<Kept>,
+        limits: sql::Limits,
+    ) -> Kept {
+        let reporter = self.status.source(&config.name, config.read_only);
+        let metrics = self.metrics.source(&config.name);
+        metrics.read_only(config.read_only);
+        if !config.read_only {
+            tracing::warn!(source = %config.name, writers = ?config.writers, "source is open for writes by its writers");
+        }
+        let published = before
+            .as_ref()
+            .map_or_else(|| Arc::new(watch::Sender::new(None)), |before| Arc::clone(&before.published));
+        let known = published.borrow().as_ref().map(|snapshot| Arc::clone(&snapshot.catalogue));
+        let keeper = Keeper {
+            source: Arc::clone(&source),
+            config: Arc::clone(&config),
+            limits,
+            published: Arc::clone(&published),
+            stale: Arc::default(),
+            reporter: reporter.clone(),
+            metrics: metrics.clone(),
+            generations: Arc::clone(&self.generations),
+        };
+        // The rules may be other ones now, with the functions of before.
+        if let Some(catalogue) = known {
+            keeper.publish(catalogue);
+        }
+        let open = OpenSource {
+            source,
+            snapshots: published.subscribe(),
+            stale: Arc::clone(&keeper.stale),
+            metrics,
+            reporter,
+        };
+        let keeper = tokio::spawn(keeper.run()).abort_handle();
+        Kept { open, config, published, keeper }
+    }
+}
+
+fn same(one: &config::Source, other: &config::Source) -> bool {
+    format!("{one:?}") == format!("{other:?}")
+}
+
+/// Keeps the snapshot of one source.
+struct Keeper {
+    source: Arc<Source>,
+    config: Arc<config::Source>,
+    limits: sql::Limits,
+    published: Published,
+    stale: Arc<Notify>,
+    reporter: SourceReporter,
+    metrics: SourceMetrics,
+    generations: Arc<AtomicU64>,
+}
+
+impl Keeper {
+    fn publish(&self, catalogue: Arc<Catalogue>) -> u64 {
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
+        let comment =
+            self.config.engine.as_ref().and_then(|engine| CommentFormat::parse(&engine.comment).ok());
+        self.published.send_replace(Some(Arc::new(Snapshot {
+            config: Arc::clone(&self.config),
+            catalogue,
+            limits: self.limits,
+            comment,
+            generation,
+        })));
+        generation
+    }
+
+    async fn run(self) {
+        let mut backoff = SHORTEST_PAUSE;
+        loop {
+            let pause = match self.load().await {
+                Ok(()) => {
+                    backoff = SHORTEST_PAUSE;
+                    self.config.catalogue_refresh
+                }
+                Err((fault, detail)) => {
+                    self.metrics.catalogue_failed();
+                    self.metrics.up(false);
+                    self.reporter.catalogue_failed(fault);
+                    self.reporter.down(fault, &detail);
+                    tracing::error!(source = %self.config.name, detail, "the function catalogue could not be loaded");
+                    backoff = (backoff * 2).min(LONGEST_BACKOFF);
+                    backoff
+                }
+            };
+            let now = Instant::now();
+            tokio::select! {
+                () = sleep_until(now + pause) => {}
+                () = self.stale.notified() => sleep_until(now + SHORTEST_PAUSE).await,
+            }
+        }
+    }
+
+    async fn load(&self) -> Result<(), (Fault, String)> {
+        let load = async {
+            let (client, connection) =
+                self.source.client().await.map_err(|error| (Fault::Unreachable, error.to_string()))?;
+            let failed = |error: tokio_postgres::Error| (Fault::Catalogue, error.to_string());
+            let loading = async {
+                let version = client.query_one("SHOW server_version", &[]).await?.try_get::<_, String>(0)?;
+                Ok((version, catalogue::load(&client).await?))
+            };
+            tokio::pin!(connection);
+            tokio::select! {
+                loaded = loading => loaded.map_err(failed),
+                ended = &mut connection => {
+                    let why = ended.err().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string());
+                    Err((Fault::Catalogue, why))
+                }
+            }
+        };
+        let (version, catalogue) = timeout(LOAD_LIMIT, load)
+            .await
+            .map_err(|_| (Fault::Timeout, "the function catalogue took too long".to_owned()))??;
+        self.metrics.up(true);
+        self.reporter.up(&version);
+        let same = self.published.borrow().as_ref().is_some_and(|snapshot| *snapshot.catalogue == catalogue);
+        let (functions, _, _) = catalogue.size();
+        if !same {
+            let generation = self.publish(Arc::new(catalogue));
+            tracing::info!(source = %self.config.name, generation, functions, version, "function catalogue in force");
+            self.reporter.catalogue(generation, functions);
+        }
+        self.metrics.catalogue_loaded(SystemTime::now());
+        Ok(())
+    }
+}
