@@ -599,7 +599,8 @@ public class PgJdbc {
             while (found.next()) {
                 List<Object> row = new ArrayList<>();
                 for (int i = 1; i <= width; i++) {
-                    row.add(found.getString(i));
+                    byte[] raw = found.getMetaData().getColumnType(i) == java.sql.Types.BINARY ? found.getBytes(i) : null;
+                    row.add(raw == null ? found.getString(i) : java.util.HexFormat.of().formatHex(raw));
                 }
                 got.add(row);
             }

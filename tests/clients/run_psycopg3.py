@@ -43,6 +43,7 @@ def reads():
         read("copy to binary", lambda: copy(db, "COPY survey.district TO STDOUT (FORMAT binary)"))
         read("copy, left early", lambda: copy_left(db))
         read("stream", lambda: sum(1 for _ in db.cursor().stream("SELECT id FROM survey.reading WHERE id <= 3000")))
+        read("pipelines with errors", lambda: pipeline_error(db))
         read("cancel", lambda: cancel(db))
         read("after cancel", lambda: all_of("SELECT 'on'"))
         read("server cursor with hold", lambda: held(db))
@@ -57,8 +58,6 @@ def reads():
         read("nested transactions", lambda: nested(db))
         db.rollback()
         read("pipeline", lambda: pipeline(db))
-        db.rollback()
-        read("pipeline with an error", lambda: pipeline_error(db))
         db.rollback()
         read("read only and isolation", lambda: modes(db))
 
@@ -173,22 +172,36 @@ def pipeline(db):
         return [[c.fetchone() for c in cursors], more.fetchone()]
 
 
-def pipeline_error(db):
-    got = []
-    try:
-        with db.pipeline():
-            first = db.execute("SELECT 1")
-            second = db.execute("SELECT 1 / %s", (0,))
-            third = db.execute("SELECT 3")
-            got.append(first.fetchone())
-            for cursor in (second, third):
-                try:
-                    got.append(cursor.fetchone())
-                except psycopg.Error as error:
-                    got.append([type(error).__name__, error.sqlstate])
-    except psycopg.Error as error:
-        got.append([type(error).__name__, error.sqlstate])
+def piped(db, *stretches):
+    """What libpq hands back for statements in pipeline mode, a Sync after each stretch: result by result."""
+    raw = db.pgconn
+    raw.enter_pipeline_mode()
+    for stretch in stretches:
+        for sql in stretch:
+            raw.send_query_params(sql.encode(), None)
+        raw.pipeline_sync()
+    got, syncs = [], 0
+    while syncs < len(stretches):
+        result = raw.get_result()
+        if result is None:
+            continue
+        status = psycopg.pq.ExecStatus(result.status)
+        if status == psycopg.pq.ExecStatus.PIPELINE_SYNC:
+            syncs += 1
+            got.append("sync " + psycopg.pq.TransactionStatus(raw.transaction_status).name)
+        elif status == psycopg.pq.ExecStatus.FATAL_ERROR:
+            code = result.error_field(psycopg.pq.DiagnosticField.SQLSTATE)
+            text = result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY)
+            got.append([code.decode(), text.decode()])
+        else:
+            got.append([status.name, [result.get_value(r, 0) for r in range(result.ntuples)]])
+    raw.exit_pipeline_mode()
     return got
+
+
+def pipeline_error(db):
+    return piped(db, ["SELECT 1", "SELECT 1 / 0", "SELECT 3"], ["SELECT 4"], ["BEGIN", "SELECT 5", "SELECT no_such_column", "SELECT 6"],
+                 ["SELECT 7"], ["ROLLBACK", "SELECT 8"])
 
 
 def modes(db):
@@ -221,9 +234,9 @@ def writes():
         db.rollback()
         read("refused in a savepoint", lambda: in_savepoint(db))
         db.rollback()
-        read("refused in a pipeline", lambda: in_pipeline(db))
-        db.rollback()
-        read("refused in an autocommit pipeline", lambda: autocommit_pipeline())
+        read("refused in psycopg's pipeline", autocommit_pipeline)
+    with connect(autocommit=True) as db:
+        read("refused in pipelines", lambda: in_pipeline(db))
 
 
 def copy_in(db):
@@ -263,43 +276,23 @@ def in_savepoint(db):
 
 
 def in_pipeline(db):
-    got = []
-    try:
-        with db.pipeline() as pipe:
-            cursors = [db.execute("SELECT 1"), db.execute("INSERT INTO survey.scratch VALUES (%s, %s)", (1, MARK)), db.execute("SELECT 2")]
-            for cursor in cursors:
-                try:
-                    got.append(cursor.fetchone())
-                except psycopg.Error as error:
-                    got.append([type(error).__name__, error.sqlstate])
-    except psycopg.Error as error:
-        got.append([type(error).__name__, error.sqlstate])
-    got.append(db.info.transaction_status.name)
-    db.rollback()
-    got.append(db.execute("SELECT 7").fetchone())
-    return got
+    return piped(db, ["SELECT 1", WRITES[0][1], "SELECT 2"], ["SELECT 3"], [WRITES[1][1]],
+                 ["BEGIN", "SELECT 4", WRITES[0][1], "SELECT 5"], ["SELECT 6", "SELECT 7"], ["ROLLBACK", "SELECT 8"],
+                 ["BEGIN", "SAVEPOINT a", WRITES[0][1]], ["ROLLBACK TO a", "SELECT 9"], ["COMMIT", "SELECT 10", WRITES[0][1]], ["SELECT 11"])
 
 
 def autocommit_pipeline():
+    """The same by psycopg's own pipeline, a refused statement in it."""
     with connect(autocommit=True) as db:
-        got = in_pipeline(db)
-        # Two syncs: what stands before and after the failed stretch is untouched.
-        with db.pipeline() as pipe:
-            before = db.execute("SELECT 'before'")
-            pipe.sync()
-            failed = db.execute("INSERT INTO survey.scratch VALUES (%s, %s)", (1, MARK))
-            skipped = db.execute("SELECT 'skipped'")
-            for cursor in (before, failed, skipped):
-                try:
-                    got.append(cursor.fetchone())
-                except psycopg.Error as error:
-                    got.append([type(error).__name__, error.sqlstate])
-            try:
-                pipe.sync()
-            except psycopg.Error as error:
-                got.append(["sync", error.sqlstate])
-            after = db.execute("SELECT 'after'")
-            got.append(after.fetchone())
+        got = []
+        try:
+            with db.pipeline():
+                db.execute("SELECT 'before'")
+                db.execute("INSERT INTO survey.scratch VALUES (%s, %s)", (1, MARK))
+                db.execute("SELECT 'skipped'")
+        except psycopg.Error as error:
+            got.append([type(error).__name__, error.sqlstate])
+        got.append([db.info.transaction_status.name, db.execute("SELECT 'after'").fetchone()])
         return got
 
 

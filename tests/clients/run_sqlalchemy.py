@@ -78,8 +78,13 @@ def stream():
 
 
 def isolation():
-    with ENGINE.connect().execution_options(isolation_level="SERIALIZABLE", postgresql_readonly=True, postgresql_deferrable=True) as db:
-        return plain(db.execute(sa.text("SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')")).all())
+    # An engine of its own: a connection that goes back to its pool is opened again as READ WRITE.
+    engine = sa.create_engine("postgresql+psycopg://")
+    try:
+        with engine.connect().execution_options(isolation_level="SERIALIZABLE", postgresql_readonly=True, postgresql_deferrable=True) as db:
+            return plain(db.execute(sa.text("SELECT current_setting('transaction_isolation'), current_setting('transaction_read_only')")).all())
+    finally:
+        engine.dispose()
 
 
 def ping():

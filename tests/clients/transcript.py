@@ -43,8 +43,12 @@ def primary(error):
     return str(error).split("\n")[0]
 
 
+def _plain(value):
+    return bytes(value).hex() if isinstance(value, (bytes, bytearray, memoryview)) else str(value)
+
+
 def emit(**record):
-    print(json.dumps(record, default=str, ensure_ascii=False, sort_keys=True), flush=True)
+    print(json.dumps(record, default=_plain, ensure_ascii=False, sort_keys=True), flush=True)
 
 
 def note(text):
