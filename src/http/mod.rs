@@ -1,14 +1,11 @@
-//! stub
-use std::sync::Arc;
-pub struct Parts {
-    pub metrics: Arc<crate::metrics::Metrics>,
-    pub status: tokio::sync::watch::Receiver<crate::status::GatewayStatus>,
-}
-pub async fn serve(
-    _l: tokio::net::TcpListener,
-    _p: Parts,
-    stop: impl std::future::Future<Output = ()>,
-) -> std::io::Result<()> {
-    stop.await;
-    Ok(())
-}
+//! Health, metrics and the API.
+//!
+//! Invariant: this room sees handles and receivers only: nothing here can reach a source or a
+//! session, and nothing it answers names a host, a login at a source or a secret.
+
+mod problem;
+mod readiness;
+mod server;
+
+pub use readiness::{Readiness, Reason};
+pub use server::{Parts, router, serve};
