@@ -91,8 +91,8 @@ async fn relay_with_tls_on_both_legs_is_answered_with_no() {
             Answer::Yes,
             "warning: tls: relay cannot work for clients with TLS if",
         ),
-        (true, "disable", "127.0.0.1:1", Answer::Yes, "1 sources"),
-        (true, "require", "/run/nowhere", Answer::Yes, "1 sources"),
+        (true, "disable", "127.0.0.1:1", Answer::Yes, "sources: 1"),
+        (true, "require", "/run/nowhere", Answer::Yes, "sources: 1"),
     ] {
         let source = source(host, "u", "password", &format!("tls = \"{tls}\""));
         let toml = toml("relay", &format!("{}{source}", gateway(required)));

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fedgate::http::{Handles, serve};
+use fedgate::http::{Parts, serve};
 use fedgate::ids::SourceName;
 use fedgate::metrics::Metrics;
 use fedgate::status::{Fault, Phase, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 /// No answer takes that long, and a test that waits for ever is worse than one that fails.
@@ -19,17 +19,20 @@ struct Side {
     address: std::net::SocketAddr,
     status: Status,
     metrics: Arc<Metrics>,
-    shutdown: watch::Sender<bool>,
+    shutdown: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
 async fn start() -> Side {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (shutdown, stop) = watch::channel(false);
+    let (shutdown, stop) = oneshot::channel();
     let (status, metrics) = (Status::new(), Arc::new(Metrics::new().unwrap()));
-    let handles = Handles { metrics: metrics.clone(), status: status.subscribe() };
-    let task = tokio::spawn(serve(listener, handles, stop));
+    let parts = Parts { metrics: metrics.clone(), status: status.subscribe() };
+    let task = tokio::spawn(serve(listener, parts, async {
+        // Ends with its sender too.
+        let _ = stop.await;
+    }));
     Side { address, status, metrics, shutdown, task }
 }
 
@@ -189,7 +192,7 @@ async fn a_shutdown_closes_idle_connections_and_ends() {
     idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
-    side.shutdown.send(true).unwrap();
+    side.shutdown.send(()).unwrap();
     tokio::time::timeout(PATIENCE, side.task).await.expect("it ends within the time").unwrap();
     let mut rest = Vec::new();
     idle.read_to_end(&mut rest).await.unwrap();

@@ -337,12 +337,12 @@ impl Report {
             0,
             "",
             &format!(
-                "{} sources, {warnings} warnings: {}",
+                "sources: {}, warnings: {warnings}; it {}",
                 self.sources.len(),
                 match self.answer {
                     Answer::Yes => "can be used",
                     Answer::No => "should not be used as it is",
-                    Answer::Unknown => "not everything could be looked at",
+                    Answer::Unknown => "could not be looked at in full",
                 }
             ),
         );

@@ -3,13 +3,17 @@
 //! Invariant: results go to standard output, diagnostics to standard error; exit codes are 0 for yes,
 //! 1 for no, 2 for could not be answered.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
 
-use super::run;
-use crate::config::Config;
+use super::check::{self, CheckArgs};
+use super::users::{self, UsersArgs};
+use super::{logging, run};
+use crate::config::{Config, LogFormat};
 
 /// The question could not be answered.
 const UNANSWERED: u8 = 2;
@@ -30,6 +34,10 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Say whether a configuration can be used, and what is worth knowing about it.
+    Check(CheckArgs),
+    /// Make SCRAM verifiers for the users file.
+    Users(UsersArgs),
 }
 
 /// Runs the command that the arguments name.
@@ -41,16 +49,41 @@ pub fn main() -> ExitCode {
                 Ok(config) => config,
                 Err(error) => return unanswered(&error),
             };
-            tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+            if let Err(error) = logging::start(config.log, config.log_level) {
+                return unanswered(&error);
+            }
+            for finding in check::findings(&config) {
+                let source = finding.source.as_deref().unwrap_or_default();
+                tracing::warn!(source, key = finding.key, "{}", finding.message);
+            }
             match run::run(&path, config) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => unanswered(&error),
             }
         }
+        Command::Check(arguments) => {
+            if let Err(error) = logging::start(LogFormat::Text, LevelFilter::WARN) {
+                return unanswered(&error);
+            }
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return unanswered(&error),
+            };
+            let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+            match runtime.block_on(check::run(&arguments, &mut out, &mut err)) {
+                Ok(answer) => ExitCode::from(answer.exit_code()),
+                Err(error) => unanswered(&error),
+            }
+        }
+        Command::Users(arguments) => match users::run(&arguments, &mut std::io::stdout()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => unanswered(&error),
+        },
     }
 }
 
 fn unanswered(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("fedgate: {error}");
+    // There is no log yet, or no longer; and nobody to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "fedgate: {error}");
     ExitCode::from(UNANSWERED)
 }

@@ -2,9 +2,13 @@
 //!
 //! Invariant: only this room knows every other one.
 
+pub mod check;
 mod cli;
+mod grants;
+pub mod logging;
 mod run;
 mod sources;
+pub mod users;
 mod workers;
 
 pub use cli::main;

@@ -132,11 +132,7 @@ impl Gateway {
             };
             tracing::info!(%address, "http listening");
             let parts = crate::http::Parts { metrics: Arc::clone(&metrics), status: status.subscribe() };
-            tasks.spawn(async move {
-                if let Err(error) = crate::http::serve(listener, parts, stop).await {
-                    tracing::error!(%error, "the HTTP side ended");
-                }
-            });
+            tasks.spawn(crate::http::serve(listener, parts, stop));
         }
         let clients = Arc::new(AtomicUsize::new(0));
         for listener in listeners {

@@ -7,5 +7,5 @@ mod problem;
 mod readiness;
 mod server;
 
-pub use readiness::{Readiness, Reason, readiness};
-pub use server::{Handles, router, serve};
+pub use readiness::{Readiness, Reason};
+pub use server::{Parts, router, serve};

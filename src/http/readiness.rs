@@ -29,22 +29,24 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
-pub fn readiness(status: &GatewayStatus) -> Readiness {
-    let mut reasons = Vec::new();
-    match status.phase {
-        Phase::Starting => reasons.push(Reason { source: None, reason: "starting" }),
-        Phase::Draining => reasons.push(Reason { source: None, reason: "draining" }),
-        Phase::Ready => {}
-    }
-    let mut down = 0;
-    for source in &status.sources {
-        if let Reach::Down { fault, .. } = &source.reach {
-            down += 1;
-            reasons.push(Reason { source: Some(source.name.clone()), reason: fault.as_str() });
+impl Readiness {
+    pub fn of(status: &GatewayStatus) -> Self {
+        let mut reasons = Vec::new();
+        match status.phase {
+            Phase::Starting => reasons.push(Reason { source: None, reason: "starting" }),
+            Phase::Draining => reasons.push(Reason { source: None, reason: "draining" }),
+            Phase::Ready => {}
         }
+        let mut down = 0;
+        for source in &status.sources {
+            if let Reach::Down { fault, .. } = &source.reach {
+                down += 1;
+                reasons.push(Reason { source: Some(source.name.clone()), reason: fault.as_str() });
+            }
+        }
+        let some_source = status.sources.is_empty() || down < status.sources.len();
+        Self { ready: status.phase == Phase::Ready && some_source, reasons }
     }
-    let some_source = status.sources.is_empty() || down < status.sources.len();
-    Readiness { ready: status.phase == Phase::Ready && some_source, reasons }
 }
 
 #[cfg(test)]
@@ -56,14 +58,14 @@ mod tests {
     #[test]
     fn one_source_is_enough_and_none_is_not() {
         let status = Status::new();
-        let ready = || readiness(&status.subscribe().borrow()).ready;
+        let ready = || Readiness::of(&status.subscribe().borrow()).ready;
         let reporters = ["a", "b"].map(|name| status.source(&SourceName::new(name), true));
         assert!(!ready(), "starting");
         status.set_phase(Phase::Ready);
         assert!(ready());
         reporters[0].down(Fault::Timeout, "");
         assert!(ready());
-        let reasons = readiness(&status.subscribe().borrow()).reasons;
+        let reasons = Readiness::of(&status.subscribe().borrow()).reasons;
         assert_eq!(reasons, [Reason { source: Some("a".into()), reason: "does not answer in time" }]);
         reporters[1].down(Fault::Unreachable, "");
         assert!(!ready());

@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::http::problem::{Problem, json};
-use crate::http::readiness::{Readiness, readiness};
+use crate::http::readiness::Readiness;
 use crate::metrics::Metrics;
 use crate::status::{CatalogueStatus, Fault, GatewayStatus, Phase, Reach, SourceStatus};
 
@@ -46,13 +46,13 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// All that this room may see.
 #[derive(Clone)]
-pub struct Handles {
+pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub status: watch::Receiver<GatewayStatus>,
 }
 
 /// Every path that is served.
-pub fn router(handles: Handles) -> Router {
+pub fn router(parts: Parts) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -61,12 +61,15 @@ pub fn router(handles: Handles) -> Router {
         .fallback(async || Problem::new(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(bounded))
-        .with_state(handles)
+        .with_state(parts)
 }
 
-/// Serves until `shutdown` turns true or its sender is gone, then lets requests under way finish.
-pub async fn serve(listener: TcpListener, handles: Handles, mut shutdown: watch::Receiver<bool>) {
-    let service = router(handles);
+/// Serves until `stop` ends, then lets requests under way finish.
+pub async fn serve(listener: TcpListener, parts: Parts, stop: impl Future<Output = ()>) {
+    tokio::pin!(stop);
+    // For the connections: the flag goes up, or this function is dropped.
+    let (stopping, shutdown) = watch::channel(false);
+    let service = router(parts);
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -77,7 +80,7 @@ pub async fn serve(listener: TcpListener, handles: Handles, mut shutdown: watch:
         };
         let (accepted, permit) = tokio::select! {
             biased;
-            () = stopped(&mut shutdown) => break,
+            () = &mut stop => break,
             Some(_) = connections.join_next() => continue,
             accepted = accept => accepted,
         };
@@ -111,6 +114,7 @@ pub async fn serve(listener: TcpListener, handles: Handles, mut shutdown: watch:
         });
     }
     drop(listener);
+    stopping.send_replace(true);
     // Whoever is not done by then is cut off when the set is dropped.
     let _ =
         tokio::time::timeout(SHUTDOWN_TIMEOUT, async { while connections.join_next().await.is_some() {} })
@@ -150,8 +154,8 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-async fn readyz(State(handles): State<Handles>) -> Response {
-    let readiness: Readiness = readiness(&handles.status.borrow());
+async fn readyz(State(parts): State<Parts>) -> Response {
+    let readiness = Readiness::of(&parts.status.borrow());
     if readiness.ready {
         return as_json(&readiness);
     }
@@ -165,8 +169,8 @@ async fn readyz(State(handles): State<Handles>) -> Response {
     Problem::with(StatusCode::SERVICE_UNAVAILABLE, Some(words.join("; ")), Some(readiness)).into_response()
 }
 
-async fn metrics(State(handles): State<Handles>) -> Response {
-    ([json("text/plain; version=0.0.4; charset=utf-8")], handles.metrics.render()).into_response()
+async fn metrics(State(parts): State<Parts>) -> Response {
+    ([json("text/plain; version=0.0.4; charset=utf-8")], parts.metrics.render()).into_response()
 }
 
 #[derive(Serialize)]
@@ -212,9 +216,9 @@ impl<'s> From<&'s SourceStatus> for SourceView<'s> {
     }
 }
 
-async fn sources(State(handles): State<Handles>) -> Response {
+async fn sources(State(parts): State<Parts>) -> Response {
     // A copy, so that nothing is held while it is written out.
-    let status = handles.status.borrow().clone();
+    let status = parts.status.borrow().clone();
     as_json(&Sources { phase: status.phase, sources: status.sources.iter().map(SourceView::from).collect() })
 }
 
