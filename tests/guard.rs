@@ -82,9 +82,11 @@ fn customer(version: u32) -> Catalogue {
     ] {
         builder.function(function(name.get(..name.len().min(63)).unwrap(), kind, volatility, one_argument));
     }
-    for (symbol, name, volatility) in
-        [("<->", "distance", Immutable), ("<=>", "cosine_distance", Immutable), ("===>", "log_visit", Volatile)]
-    {
+    for (symbol, name, volatility) in [
+        ("<->", "distance", Immutable),
+        ("<=>", "cosine_distance", Immutable),
+        ("===>", "log_visit", Volatile),
+    ] {
         builder.operator(OperatorRow {
             symbol: symbol.to_owned(),
             function_schema: "public".to_owned(),
@@ -130,12 +132,16 @@ fn disagreement(case: &Case, verdict: &Verdict) -> Option<String> {
             return Some(format!("refused: {} ({})", refusal.message, refusal.class.as_str()));
         }
         (Want::Refuse, None | Some(Step::Admit(_))) => return Some("admitted".to_owned()),
-        (Want::Admit, None) if case.class.as_deref() != Some("empty") => return Some("no statement".to_owned()),
+        (Want::Admit, None) if case.class.as_deref() != Some("empty") => {
+            return Some("no statement".to_owned());
+        }
         _ => {}
     }
     match last {
         Some(Step::Refuse(refusal)) => {
-            let Some(class) = case.class.as_deref() else { return Some("the case names no class".to_owned()) };
+            let Some(class) = case.class.as_deref() else {
+                return Some("the case names no class".to_owned());
+            };
             if class_of_refusal(class) != Some(refusal.class) {
                 return Some(format!("class {} ({})", refusal.class.as_str(), refusal.message));
             }
@@ -168,8 +174,8 @@ fn tables() -> Vec<(String, Vec<Case>)> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
         .map(|path| {
             let text = std::fs::read_to_string(&path).unwrap();
-            let cases = serde_yaml_ng::from_str(&text)
-                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let cases =
+                serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             (path.file_name().unwrap().to_string_lossy().into_owned(), cases)
         })
         .collect();

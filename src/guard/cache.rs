@@ -41,7 +41,8 @@ struct Lookup<'k> {
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Lookup { text: &self.text, source: &self.source, generation: self.generation, mode: self.mode }.hash(state);
+        Lookup { text: &self.text, source: &self.source, generation: self.generation, mode: self.mode }
+            .hash(state);
     }
 }
 

@@ -8,11 +8,11 @@ use std::cell::Cell;
 use bytes::Bytes;
 
 use crate::ids::{SourceName, StatementClass};
+use crate::sql::Limits;
 use crate::sql::catalogue::Catalogue;
 use crate::sql::lexer::{self, Kind, LexError, Problem, Token};
 use crate::sql::parse::{self, ParseError, Tree};
 use crate::sql::statement::{self, Query, SetValue, Statement, Transaction};
-use crate::sql::Limits;
 
 mod cache;
 mod names;
@@ -46,10 +46,9 @@ pub fn judge(text: &[u8], ctx: &Context<'_>) -> Verdict {
     match judge_all(text, ctx) {
         Ok(verdict) => verdict,
         // PostgreSQL parses the whole text before it runs any of it.
-        Err(refusal) => Verdict {
-            form: Form::Apart,
-            steps: vec![Step::Refuse(refusal.for_source(ctx.source))],
-        },
+        Err(refusal) => {
+            Verdict { form: Form::Apart, steps: vec![Step::Refuse(refusal.for_source(ctx.source))] }
+        }
     }
 }
 
@@ -153,7 +152,10 @@ fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Outcome {
         Ok(statement) => statement,
         Err(error) => return Err(of_parser(error)),
     };
-    let judge = Judge { walk: Walk { names: Names { catalogue: ctx.catalogue }, set_config: Cell::new(0) }, mode: ctx.mode };
+    let judge = Judge {
+        walk: Walk { names: Names { catalogue: ctx.catalogue }, set_config: Cell::new(0) },
+        mode: ctx.mode,
+    };
     let outcome = judge.statement(&statement);
     match (ctx.mode, outcome) {
         (Mode::ReadWrite, Err(refusal)) => judge.for_writer(&statement, refusal),
@@ -277,7 +279,9 @@ impl Judge<'_> {
 
     /// A writer may do what would be refused as a write, but not undo what the gateway stands on.
     fn for_writer(&self, statement: &Statement<'_, '_>, refusal: Refusal) -> Outcome {
-        use crate::ids::RefusalClass::{Encoding, Function, Limit, Mode, Protocol, Setting, Unverified, Write};
+        use crate::ids::RefusalClass::{
+            Encoding, Function, Limit, Mode, Protocol, Setting, Unverified, Write,
+        };
         debug_assert_eq!(self.mode, self::Mode::ReadWrite);
         let written = |effect| Ok((StatementClass::Write, effect));
         match refusal.class {

@@ -13,20 +13,54 @@ type Result<T> = std::result::Result<T, Refusal>;
 
 /// Key words of all versions that look like function calls and are none: they run their arguments.
 const SYNTAX: &[&str] = &[
-    "array", "coalesce", "exists", "greatest", "grouping", "least", "nullif", "row", "treat", "xmlconcat",
-    "xmlelement", "xmlexists", "xmlforest", "xmlparse", "xmlpi", "xmlroot", "xmlserialize",
+    "array",
+    "coalesce",
+    "exists",
+    "greatest",
+    "grouping",
+    "least",
+    "nullif",
+    "row",
+    "treat",
+    "xmlconcat",
+    "xmlelement",
+    "xmlexists",
+    "xmlforest",
+    "xmlparse",
+    "xmlpi",
+    "xmlroot",
+    "xmlserialize",
 ];
 
 /// Key words of versions from 16 on; before that, names of functions that somebody may have made.
 const LATER_SYNTAX: &[&str] = &[
-    "json", "json_array", "json_arrayagg", "json_exists", "json_object", "json_objectagg", "json_query",
-    "json_scalar", "json_serialize", "json_value", "merge_action",
+    "json",
+    "json_array",
+    "json_arrayagg",
+    "json_exists",
+    "json_object",
+    "json_objectagg",
+    "json_query",
+    "json_scalar",
+    "json_serialize",
+    "json_value",
+    "merge_action",
 ];
 
 /// Functions without brackets.
 const VALUES: &[&str] = &[
-    "current_catalog", "current_date", "current_role", "current_schema", "current_time",
-    "current_timestamp", "current_user", "localtime", "localtimestamp", "session_user", "system_user", "user",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_schema",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "localtime",
+    "localtimestamp",
+    "session_user",
+    "system_user",
+    "user",
 ];
 
 #[derive(Clone, Copy)]
@@ -60,7 +94,11 @@ impl<'c> Names<'c> {
         }
     }
 
-    fn functions<'n>(&self, schema: Option<&'n str>, name: &str) -> impl Iterator<Item = &'c Function> + use<'n, 'c> {
+    fn functions<'n>(
+        &self,
+        schema: Option<&'n str>,
+        name: &str,
+    ) -> impl Iterator<Item = &'c Function> + use<'n, 'c> {
         self.catalogue.functions(name).iter().filter(move |function| in_schema(schema, &function.schema))
     }
 
@@ -70,7 +108,13 @@ impl<'c> Names<'c> {
 
     /// A call of a function. `unquoted` tells whether the name is one unquoted word, which may be
     /// syntax rather than a name; `brackets` whether it has arguments.
-    pub fn function(&self, name: &[&str], unquoted: bool, brackets: bool, offset: Option<usize>) -> Result<()> {
+    pub fn function(
+        &self,
+        name: &[&str],
+        unquoted: bool,
+        brackets: bool,
+        offset: Option<usize>,
+    ) -> Result<()> {
         let Some((schema, last)) = Self::parts(name) else {
             return Err(Refusal::unverified("improper qualified name").at(offset));
         };
@@ -78,7 +122,9 @@ impl<'c> Names<'c> {
             if SYNTAX.contains(&last) || (!brackets && VALUES.contains(&last)) {
                 return Ok(());
             }
-            if brackets && matches!(last, "current_time" | "current_timestamp" | "localtime" | "localtimestamp") {
+            if brackets
+                && matches!(last, "current_time" | "current_timestamp" | "localtime" | "localtimestamp")
+            {
                 return Ok(());
             }
         }
@@ -157,7 +203,8 @@ impl<'c> Names<'c> {
             let (name, from) = qualified(&tokens, at);
             match token.kind {
                 Kind::Operator => self.operator(&token.text, None)?,
-                Kind::Word(Category::Reserved | Category::TypeFunction | Category::ColumnName) if from == at => {}
+                Kind::Word(Category::Reserved | Category::TypeFunction | Category::ColumnName)
+                    if from == at => {}
                 Kind::Word(_) | Kind::Quoted if call && !token.is("check") => {
                     let names: Vec<&str> = name.iter().map(|part| part.text.as_ref()).collect();
                     self.function(&names, false, true, None)?;

@@ -131,7 +131,9 @@ fn is_utf8(value: &str) -> bool {
 pub fn judge_setting(name: &str, value: &str) -> Result<Setting, Refusal> {
     let name = name.to_ascii_lowercase();
     let Some(rule) = rule(&name) else {
-        return Err(Refusal::setting(&name).because("It is not on the list of settings that clients may change."));
+        return Err(
+            Refusal::setting(&name).because("It is not on the list of settings that clients may change.")
+        );
     };
     let value = match rule {
         Any | ApplicationName => value.to_owned(),
@@ -183,7 +185,8 @@ pub fn startup_options(text: &str) -> Result<Vec<(String, String)>, Refusal> {
     let mut settings = Vec::new();
     let mut words = words.into_iter();
     let unknown = |word: &str| {
-        Refusal::setting(word).because("Of the startup options only \"-c name=value\" and \"--name=value\" are known.")
+        Refusal::setting(word)
+            .because("Of the startup options only \"-c name=value\" and \"--name=value\" are known.")
     };
     while let Some(word) = words.next() {
         let pair = if word == "-c" {
@@ -227,8 +230,16 @@ fn is_boolean(expr: &Expr) -> bool {
 
 /// The three arguments of a plain call of `set_config`, or why it is none.
 fn set_config(function: &Function) -> Result<Option<[&Expr; 3]>, Refusal> {
-    let Function { name, uses_odbc_syntax: _, parameters: _, args, within_group, filter, null_treatment, over } =
-        function;
+    let Function {
+        name,
+        uses_odbc_syntax: _,
+        parameters: _,
+        args,
+        within_group,
+        filter,
+        null_treatment,
+        over,
+    } = function;
     if !Walk::is_set_config(name) {
         return Ok(None);
     }
@@ -336,7 +347,14 @@ mod tests {
     fn the_list_is_sorted_and_in_lower_case() {
         assert!(ALLOWED.windows(2).all(|pair| pair[0].0 < pair[1].0));
         assert!(ALLOWED.iter().all(|(name, _, _)| *name == name.to_ascii_lowercase()));
-        for name in ["role", "session_authorization", "session_replication_role", "work_mem", "backslash_quote", "log_statement"] {
+        for name in [
+            "role",
+            "session_authorization",
+            "session_replication_role",
+            "work_mem",
+            "backslash_quote",
+            "log_statement",
+        ] {
             assert!(rule(name).is_none(), "{name}");
         }
     }
@@ -347,18 +365,35 @@ mod tests {
         assert_eq!(judge_setting("CLIENT_ENCODING", "utf-8").unwrap().value, "UTF8");
         assert_eq!(judge_setting("client_encoding", "SQL_ASCII").unwrap().value, "UTF8");
         assert_eq!(judge_setting("client_encoding", "SJIS").unwrap_err().class, RefusalClass::Encoding);
-        assert_eq!(judge_setting("default_transaction_read_only", "off").unwrap_err().class, RefusalClass::Mode);
-        assert_eq!(judge_setting("standard_conforming_strings", "off").unwrap_err().class, RefusalClass::Setting);
+        assert_eq!(
+            judge_setting("default_transaction_read_only", "off").unwrap_err().class,
+            RefusalClass::Mode
+        );
+        assert_eq!(
+            judge_setting("standard_conforming_strings", "off").unwrap_err().class,
+            RefusalClass::Setting
+        );
         assert_eq!(judge_setting("role", "postgres").unwrap_err().class, RefusalClass::Setting);
     }
 
     #[test]
     fn startup_options_are_read_as_the_server_reads_them() {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(startup_options("-c jit=off  --search-path=a\\ b"), Ok(vec![pair("jit", "off"), pair("search_path", "a b")]));
+        assert_eq!(
+            startup_options("-c jit=off  --search-path=a\\ b"),
+            Ok(vec![pair("jit", "off"), pair("search_path", "a b")])
+        );
         assert_eq!(startup_options("-cgeqo=off"), Ok(vec![pair("geqo", "off")]));
         assert_eq!(startup_options(""), Ok(vec![]));
-        for text in ["-c", "-c role=postgres", "-c x", "-B 10", "--role=postgres", "-c\\ default_transaction_read_only=off", "-e"] {
+        for text in [
+            "-c",
+            "-c role=postgres",
+            "-c x",
+            "-B 10",
+            "--role=postgres",
+            "-c\\ default_transaction_read_only=off",
+            "-e",
+        ] {
             assert!(startup_options(text).is_err(), "{text}");
         }
     }

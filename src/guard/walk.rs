@@ -14,9 +14,9 @@ use sqlparser::ast::{
     NamedWindowExpr, ObjectName, ObjectNamePart, Offset, OrderBy, OrderByExpr, OrderByKind, OrderByOptions,
     OrderBySort, Parens, Query, Select, SelectFlavor, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
     SetOperator, SetQuantifier, Subscript, TableAlias, TableAliasColumnDef, TableFactor, TableFunctionArgs,
-    TableSample, TableSampleKind, TableSampleMethod, TableSampleModifier, TableSampleQuantity, TableWithJoins,
-    TypedString, UnaryOperator, Value, ValueWithSpan, Values, WildcardAdditionalOptions, WindowFrame,
-    WindowFrameBound, WindowSpec, WindowType, With, XmlNamespaceDefinition, XmlPassingArgument,
+    TableSample, TableSampleKind, TableSampleMethod, TableSampleModifier, TableSampleQuantity,
+    TableWithJoins, TypedString, UnaryOperator, Value, ValueWithSpan, Values, WildcardAdditionalOptions,
+    WindowFrame, WindowFrameBound, WindowSpec, WindowType, With, XmlNamespaceDefinition, XmlPassingArgument,
     XmlPassingClause, XmlTableColumn, XmlTableColumnOption,
 };
 use sqlparser::tokenizer::Span;
@@ -24,6 +24,7 @@ use sqlparser::tokenizer::Span;
 use super::names::Names;
 use super::{settings, types};
 use crate::guard::Refusal;
+use crate::sql::keyword::{self, Category};
 
 type Result = std::result::Result<(), Refusal>;
 
@@ -54,6 +55,34 @@ pub(super) fn parts(name: &ObjectName) -> Option<Vec<&Ident>> {
         .collect()
 }
 
+/// Words that are reserved and yet stand as an operand.
+const RESERVED_VALUES: &[&str] = &[
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "localtime",
+    "localtimestamp",
+    "session_user",
+    "system_user",
+    "user",
+];
+
+/// Refuses reserved words where a name is due: sqlparser takes them, and what it then makes of the rest
+/// is not what PostgreSQL would.
+fn name(ident: &Ident) -> Result {
+    if ident.quote_style.is_none()
+        && !RESERVED_VALUES.contains(&ident.value.as_str())
+        && keyword::lookup(&ident.value).0 == Category::Reserved
+    {
+        let message = format!("unexpected \"{}\"", ident.value);
+        return Err(Refusal::unverified(&message).at(offset(ident.span)));
+    }
+    Ok(())
+}
+
 /// Is it the unquoted word or quoted name `name`?
 fn named(ident: &Ident, name: &str) -> bool {
     ident.value == name
@@ -76,7 +105,8 @@ impl Walk<'_> {
         if !locks.is_empty() {
             return Err(Refusal::write("SELECT FOR UPDATE"));
         }
-        if for_clause.is_some() || settings.is_some() || format_clause.is_some() || !pipe_operators.is_empty() {
+        if for_clause.is_some() || settings.is_some() || format_clause.is_some() || !pipe_operators.is_empty()
+        {
             return foreign("a clause of another database");
         }
         if let Some(with) = with {
@@ -281,9 +311,9 @@ impl Walk<'_> {
     }
 
     /// The name of a table, view or alias: reading it runs nothing that the text names.
-    fn relation(&self, name: &ObjectName) -> Result {
-        match parts(name) {
-            Some(parts) if parts.len() <= 3 => Ok(()),
+    fn relation(&self, of: &ObjectName) -> Result {
+        match parts(of) {
+            Some(parts) if parts.len() <= 3 => parts.first().map_or(Ok(()), |first| name(first)),
             _ => foreign("this kind of name"),
         }
     }
@@ -376,7 +406,13 @@ impl Walk<'_> {
                 self.call(name, true)?;
                 self.arguments(args)
             }
-            TableFactor::UNNEST { alias, array_exprs, with_offset, with_offset_alias, with_ordinality: _ } => {
+            TableFactor::UNNEST {
+                alias,
+                array_exprs,
+                with_offset,
+                with_offset_alias,
+                with_ordinality: _,
+            } => {
                 if *with_offset || with_offset_alias.is_some() {
                     return foreign("WITH OFFSET");
                 }
@@ -421,14 +457,7 @@ impl Walk<'_> {
                 default_on_null: _,
                 alias: _,
             }
-            | TableFactor::Unpivot {
-                table: _,
-                value: _,
-                name: _,
-                columns: _,
-                null_inclusion: _,
-                alias: _,
-            }
+            | TableFactor::Unpivot { table: _, value: _, name: _, columns: _, null_inclusion: _, alias: _ }
             | TableFactor::UnpivotExpr { expression: _, value_alias: _, attribute_alias: _ }
             | TableFactor::MatchRecognize {
                 table: _,
@@ -453,7 +482,8 @@ impl Walk<'_> {
     }
 
     fn alias(&self, alias: Option<&TableAlias>) -> Result {
-        let Some(TableAlias { explicit: _, name: _, columns, at }) = alias else { return Ok(()) };
+        let Some(TableAlias { explicit: _, name: alias, columns, at }) = alias else { return Ok(()) };
+        name(alias)?;
         if at.is_some() {
             return foreign("AT");
         }
@@ -466,8 +496,8 @@ impl Walk<'_> {
     }
 
     fn sample(&self, sample: Option<&TableSampleKind>) -> Result {
-        let (Some(TableSampleKind::BeforeTableAlias(sample)) | Some(TableSampleKind::AfterTableAlias(sample))) =
-            sample
+        let (Some(TableSampleKind::BeforeTableAlias(sample))
+        | Some(TableSampleKind::AfterTableAlias(sample))) = sample
         else {
             return Ok(());
         };
@@ -658,9 +688,10 @@ impl Walk<'_> {
 
     pub(super) fn expr(&self, expr: &Expr) -> Result {
         match expr {
-            Expr::Identifier(_) => Ok(()),
+            Expr::Identifier(ident) => name(ident),
             Expr::CompoundIdentifier(idents) => match idents.split_last() {
                 Some((last, before)) if (1..=3).contains(&before.len()) => {
+                    before.first().map_or(Ok(()), name)?;
                     self.names.attribute(&last.value, offset(last.span))
                 }
                 _ => foreign("this kind of name"),
@@ -809,7 +840,7 @@ impl Walk<'_> {
             Expr::Exists { subquery, negated: _ } | Expr::Subquery(subquery) => self.query(subquery),
             Expr::GroupingSets(lists) | Expr::Cube(lists) | Expr::Rollup(lists) => self.lists(lists),
             Expr::Tuple(exprs) => self.exprs(exprs),
-            Expr::Array(Array { elem, named: _ }) => self.exprs(elem),
+            Expr::Array(array) => self.array(array),
             Expr::Interval(interval) => {
                 let Interval {
                     value,
@@ -849,10 +880,28 @@ impl Walk<'_> {
         }
     }
 
+    /// `ARRAY[…]`, inside which brackets alone will do.
+    fn array(&self, array: &Array) -> Result {
+        let Array { elem, named } = array;
+        if !*named {
+            return foreign("an array without ARRAY");
+        }
+        self.elements(elem)
+    }
+
+    fn elements(&self, elements: &[Expr]) -> Result {
+        elements.iter().try_for_each(|element| match element {
+            Expr::Array(Array { elem, named: false }) => self.elements(elem),
+            other => self.expr(other),
+        })
+    }
+
     /// `.b`, `[1]`, `[1:2]` behind an expression.
     fn access(&self, access: &AccessExpr) -> Result {
         match access {
-            AccessExpr::Dot(Expr::Identifier(ident)) => self.names.attribute(&ident.value, offset(ident.span)),
+            AccessExpr::Dot(Expr::Identifier(ident)) => {
+                self.names.attribute(&ident.value, offset(ident.span))
+            }
             // A name behind a dot and a bracket: a call that only looks like a method.
             AccessExpr::Dot(expr) => match expr {
                 Expr::CompoundIdentifier(idents) => {

@@ -141,8 +141,15 @@ impl Builder {
             let reached = reached(row, &by_oid);
             let r#type = Type {
                 schema: row.schema.as_str().into(),
-                volatile_function: reached.iter().find_map(|row| row.volatile_function.as_deref()).map(Into::into),
-                checks: reached.iter().flat_map(|row| &row.checks).map(|check| check.as_str().into()).collect(),
+                volatile_function: reached
+                    .iter()
+                    .find_map(|row| row.volatile_function.as_deref())
+                    .map(Into::into),
+                checks: reached
+                    .iter()
+                    .flat_map(|row| &row.checks)
+                    .map(|check| check.as_str().into())
+                    .collect(),
             };
             catalogue.types.entry(row.name.as_str().into()).or_default().push(r#type);
         }

@@ -25,7 +25,9 @@ pub enum Category {
 /// The category of an unquoted word in lower case, and the parser's key word for it.
 pub fn lookup(word: &str) -> (Category, Keyword) {
     match WORDS.binary_search_by(|(known, _, _)| (*known).cmp(word)) {
-        Ok(at) => WORDS.get(at).map_or((Category::Plain, Keyword::NoKeyword), |(_, category, keyword)| (*category, *keyword)),
+        Ok(at) => WORDS
+            .get(at)
+            .map_or((Category::Plain, Keyword::NoKeyword), |(_, category, keyword)| (*category, *keyword)),
         Err(_) => (Category::Plain, Keyword::NoKeyword),
     }
 }

@@ -81,13 +81,15 @@ const HARMLESS: &[(&str, &str)] = &[
 ];
 
 /// Beginnings of names in pg_catalog that are harmless altogether.
-const HARMLESS_PREFIXES: &[(&str, &str)] = &[("pg_stat_get_", "reads statistics; resetting is pg_stat_reset…")];
+const HARMLESS_PREFIXES: &[(&str, &str)] =
+    &[("pg_stat_get_", "reads statistics; resetting is pg_stat_reset…")];
 
 const RUNS_SQL: &str = "it runs SQL from a text or reads tables by name";
 const TRANSACTION_ID: &str = "it assigns a transaction id, which is a write";
 const WAITS: &str = "it only holds a session of the source";
 const FILES: &str = "it reads the server's files";
-const LARGE_OBJECTS: &str = "it works on large objects, which read-only transactions did not protect before version 16";
+const LARGE_OBJECTS: &str =
+    "it works on large objects, which read-only transactions did not protect before version 16";
 const LOCKS: &str = "it takes a lock that others wait for";
 const SIGNALS: &str = "it acts on other sessions or on the server";
 const OUTSIDE: &str = "it reaches other servers";
@@ -153,7 +155,11 @@ const DENIED_PREFIXES: &[(&str, &str)] = &[
     ("binary_upgrade_", SIGNALS),
 ];
 
-fn reason(exact: &[(&str, &'static str)], prefixes: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
+fn reason(
+    exact: &[(&str, &'static str)],
+    prefixes: &[(&str, &'static str)],
+    name: &str,
+) -> Option<&'static str> {
     exact
         .iter()
         .find(|(known, _)| *known == name)

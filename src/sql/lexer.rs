@@ -609,9 +609,7 @@ impl<'a> Lexer<'a> {
         loop {
             if self.peek(0).as_ref().is_some_and(valid) {
                 self.at += 1;
-            } else if self.at > from
-                && self.peek(0) == Some(b'_')
-                && self.peek(1).as_ref().is_some_and(valid)
+            } else if self.at > from && self.peek(0) == Some(b'_') && self.peek(1).as_ref().is_some_and(valid)
             {
                 self.at += 2;
             } else {
@@ -699,9 +697,9 @@ impl<'a> Lexer<'a> {
 }
 
 fn hexadecimal(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0u32, |value, digit| {
-        Some(value.checked_mul(16)? + char::from(*digit).to_digit(16)?)
-    })
+    digits
+        .iter()
+        .try_fold(0u32, |value, digit| Some(value.checked_mul(16)? + char::from(*digit).to_digit(16)?))
 }
 
 /// Decodes the body of `U&'…'` or `U&"…"` with the default escape character.

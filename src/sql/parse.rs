@@ -71,10 +71,20 @@ pub fn with_stack<R>(tokens: usize, work: impl FnOnce() -> R) -> R {
 
 /// Parses the tokens of one query, all of them.
 pub fn query(tokens: &[Token<'_>]) -> Result<Tree, ParseError> {
+    // sqlparser would take the second for an alias.
+    let constant =
+        |kind| matches!(kind, Kind::String | Kind::National | Kind::Bits | Kind::Number | Kind::Parameter);
+    for pair in tokens.windows(2) {
+        if let [left, right] = pair
+            && constant(left.kind)
+            && constant(right.kind)
+        {
+            return Err(ParseError::at(Some(right)));
+        }
+    }
     let (normal, typed_literals) = normalise(tokens);
     let dialect = PostgreSqlDialect {};
-    let mut parser =
-        Parser::new(&dialect).with_recursion_limit(RECURSION).with_tokens_with_locations(normal);
+    let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION).with_tokens_with_locations(normal);
     let unexpected = |span: Span| {
         let offset = usize::try_from(span.start.column).unwrap_or(0).checked_sub(1);
         ParseError::at(offset.and_then(|offset| tokens.iter().find(|token| token.start >= offset)))
@@ -160,11 +170,8 @@ impl Normal<'_, '_> {
                     return next;
                 }
                 let (_, keyword) = keyword::lookup(&token.text);
-                let keyword = if at > 0 && self.kind(at - 1) == Some(Kind::Dot) {
-                    Keyword::NoKeyword
-                } else {
-                    keyword
-                };
+                let keyword =
+                    if at > 0 && self.kind(at - 1) == Some(Kind::Dot) { Keyword::NoKeyword } else { keyword };
                 self.operand = label
                     || !matches!(category, Category::Reserved | Category::TypeFunction)
                     || ends_operand(&token.text);
@@ -210,8 +217,7 @@ impl Normal<'_, '_> {
                 self.push(Out::LBracket, token);
             }
             Kind::RightParen | Kind::RightBracket => {
-                let closing =
-                    if token.kind == Kind::RightParen { Out::RParen } else { Out::RBracket };
+                let closing = if token.kind == Kind::RightParen { Out::RParen } else { Out::RBracket };
                 self.operand = true;
                 self.push(closing, token);
                 // `(f()).*` runs what `(f())` runs.
@@ -242,11 +248,8 @@ impl Normal<'_, '_> {
                 self.operand = false;
                 self.push(Out::DoubleColon, token);
             }
-            Kind::Assign => {
-                self.operand = false;
-                self.push(Out::Assignment, token);
-            }
-            Kind::Arrow => {
+            // Both name an argument.
+            Kind::Assign | Kind::Arrow => {
                 self.operand = false;
                 self.push(Out::RArrow, token);
             }
@@ -267,6 +270,8 @@ impl Normal<'_, '_> {
         if matches!(category, Category::Plain | Category::Unreserved)
             && !token.is("escape")
             && !token.is("zone")
+            // `COLUMNS a int PATH 'x'`, rather than `path '(1,2)'`
+            && !(token.is("path") && self.operand)
             && let Some(next) = self.typed_literal(at)
         {
             return ControlFlow::Break(next);
@@ -290,6 +295,20 @@ impl Normal<'_, '_> {
                 self.operand = true;
                 ControlFlow::Break(next)
             }
+            "collation" if self.is(at + 1, "for") && self.kind(at + 2) == Some(Kind::LeftParen) => {
+                self.operand = false;
+                self.word("pg_collation_for", Keyword::NoKeyword, token);
+                ControlFlow::Break(at + 2)
+            }
+            "bernoulli" if at > 0 && self.is(at - 1, "tablesample") => {
+                self.word("bernoulli", Keyword::BERNOULLI, token);
+                ControlFlow::Break(at + 1)
+            }
+            "path" if self.operand && self.kind(at + 1) == Some(Kind::String) => {
+                self.operand = false;
+                self.word("path", Keyword::PATH, token);
+                ControlFlow::Break(at + 1)
+            }
             "isnull" if self.operand => {
                 self.word("is", Keyword::IS, token);
                 self.word("null", Keyword::NULL, token);
@@ -312,8 +331,8 @@ impl Normal<'_, '_> {
             }
             // The exclusion of a window frame holds no expression.
             "exclude" if self.operand || self.is(at.wrapping_sub(1), "row") => {
-                let frame = at > 0
-                    && ["preceding", "following", "row"].iter().any(|word| self.is(at - 1, word));
+                let frame =
+                    at > 0 && ["preceding", "following", "row"].iter().any(|word| self.is(at - 1, word));
                 let length = if !frame {
                     0
                 } else if self.is(at + 1, "group") || self.is(at + 1, "ties") {
@@ -334,9 +353,7 @@ impl Normal<'_, '_> {
                 {
                     next += 2;
                 }
-                if self.kind(next) == Some(Kind::Operator)
-                    && self.kind(next + 1) == Some(Kind::RightParen)
-                {
+                if self.kind(next) == Some(Kind::Operator) && self.kind(next + 1) == Some(Kind::RightParen) {
                     self.infix(token, "@@@", next + 2);
                     return ControlFlow::Break(next + 2);
                 }

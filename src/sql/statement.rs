@@ -11,30 +11,64 @@ use super::tag;
 #[derive(Clone, Debug)]
 pub enum Statement<'t, 'a> {
     Query(Query<'t, 'a>),
-    Explain { analyze: bool, inner: Box<Statement<'t, 'a>> },
-    Prepare { name: String, types: Option<Tree>, inner: Box<Statement<'t, 'a>> },
-    Execute { name: String, arguments: Option<Query<'t, 'a>> },
+    Explain {
+        analyze: bool,
+        inner: Box<Statement<'t, 'a>>,
+    },
+    Prepare {
+        name: String,
+        types: Option<Tree>,
+        inner: Box<Statement<'t, 'a>>,
+    },
+    Execute {
+        name: String,
+        arguments: Option<Query<'t, 'a>>,
+    },
     /// `None` is ALL.
-    Deallocate { name: Option<String> },
+    Deallocate {
+        name: Option<String>,
+    },
     /// DECLARE … CURSOR FOR
-    Declare { query: Query<'t, 'a> },
+    Declare {
+        query: Query<'t, 'a>,
+    },
     /// FETCH, MOVE, CLOSE: they name a cursor and run nothing that was not judged.
     Cursor,
-    CopyOut { query: Option<Query<'t, 'a>> },
+    CopyOut {
+        query: Option<Query<'t, 'a>>,
+    },
     Show,
     /// LOCK … IN ACCESS SHARE MODE
     LockAccessShare,
     Transaction(Transaction),
-    Set { local: bool, name: String, value: SetValue, offset: usize },
-    SetCharacteristics { modes: Modes },
+    Set {
+        local: bool,
+        name: String,
+        value: SetValue,
+        offset: usize,
+    },
+    SetCharacteristics {
+        modes: Modes,
+    },
     /// SET ROLE, SET SESSION AUTHORIZATION, and RESET of them: the parameter's name.
-    Role { parameter: &'static str, offset: usize },
+    Role {
+        parameter: &'static str,
+        offset: usize,
+    },
     /// RESET and SET … TO DEFAULT; the name in lower case, `all` for RESET ALL.
-    Reset { name: String, offset: usize },
+    Reset {
+        name: String,
+        offset: usize,
+    },
     /// DISCARD, UNLISTEN, SET CONSTRAINTS
-    Session { deallocates: bool },
+    Session {
+        deallocates: bool,
+    },
     /// It changes something; the command tag.
-    Write { tag: String, offset: usize },
+    Write {
+        tag: String,
+        offset: usize,
+    },
 }
 
 /// A query: its tokens and its tree.
@@ -182,8 +216,7 @@ fn query<'t, 'a>(tokens: &'t [Token<'a>]) -> Result<Query<'t, 'a>> {
 }
 
 fn starts_query(token: &Token<'_>) -> bool {
-    token.kind == Kind::LeftParen
-        || ["select", "values", "table", "with"].iter().any(|word| token.is(word))
+    token.kind == Kind::LeftParen || ["select", "values", "table", "with"].iter().any(|word| token.is(word))
 }
 
 /// Recognises the statement that `tokens`, without any `;` outside brackets, are.
@@ -315,8 +348,19 @@ fn explain_option(option: &[Token<'_>]) -> Result<bool> {
         return Err(ParseError::at(None));
     };
     let known = [
-        "analyze", "analyse", "verbose", "costs", "buffers", "settings", "wal", "timing", "summary",
-        "format", "generic_plan", "serialize", "memory",
+        "analyze",
+        "analyse",
+        "verbose",
+        "costs",
+        "buffers",
+        "settings",
+        "wal",
+        "timing",
+        "summary",
+        "format",
+        "generic_plan",
+        "serialize",
+        "memory",
     ];
     if !matches!(name.kind, Kind::Word(_) | Kind::Quoted) || !known.contains(&name.text.as_ref()) {
         return Err(ParseError::at(Some(name)));
@@ -382,8 +426,7 @@ fn declare<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
 
 /// FETCH and MOVE: words, a number and a name, nothing that could run.
 fn fetch<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
-    let directions =
-        ["next", "prior", "first", "last", "absolute", "relative", "forward", "backward", "all"];
+    let directions = ["next", "prior", "first", "last", "absolute", "relative", "forward", "backward", "all"];
     // The last token is the cursor's name, whatever it is called.
     while cursor.rest().len() > 1 {
         let fits = directions.iter().any(|word| cursor.accept(word))
@@ -514,9 +557,11 @@ fn modes(cursor: &mut Cursor<'_, '_>) -> Result<Modes> {
 fn set<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Statement<'t, 'a>> {
     if cursor.accept("constraints") {
         // Names, ALL, DEFERRED, IMMEDIATE: when a check runs, never what.
-        return match cursor.rest().iter().find(|token| {
-            !matches!(token.kind, Kind::Word(_) | Kind::Quoted | Kind::Dot | Kind::Comma)
-        }) {
+        return match cursor
+            .rest()
+            .iter()
+            .find(|token| !matches!(token.kind, Kind::Word(_) | Kind::Quoted | Kind::Dot | Kind::Comma))
+        {
             Some(token) => Err(ParseError::at(Some(token))),
             None => Ok(Statement::Session { deallocates: false }),
         };
@@ -542,9 +587,9 @@ fn set<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Statemen
     if cursor.is("session") && cursor.ahead(1).is_some_and(|token| token.is("authorization")) {
         return Ok(Statement::Role { parameter: "session_authorization", offset: first.start });
     }
-    let scoped = cursor.ahead(1).is_some_and(|token| {
-        !matches!(token.kind, Kind::Dot) && !token.is("to") && !token.is_operator("=")
-    });
+    let scoped = cursor
+        .ahead(1)
+        .is_some_and(|token| !matches!(token.kind, Kind::Dot) && !token.is("to") && !token.is_operator("="));
     let local = scoped && cursor.accept("local");
     if scoped && !local {
         cursor.accept("session");
@@ -557,9 +602,7 @@ fn set<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Statemen
     if cursor.accept_all(&["session", "authorization"]) {
         return Ok(Statement::Role { parameter: "session_authorization", offset });
     }
-    if cursor.is("role")
-        && cursor.ahead(1).is_some_and(|token| !token.is("to") && !token.is_operator("="))
-    {
+    if cursor.is("role") && cursor.ahead(1).is_some_and(|token| !token.is("to") && !token.is_operator("=")) {
         return Ok(Statement::Role { parameter: "role", offset });
     }
     if cursor.accept_all(&["time", "zone"]) {
@@ -634,7 +677,11 @@ fn transaction_modes<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t,
     Ok(Statement::Transaction(Transaction::Modes(modes(&mut cursor)?)))
 }
 
-fn set_time_zone<'t, 'a>(mut cursor: Cursor<'t, 'a>, local: bool, offset: usize) -> Result<Statement<'t, 'a>> {
+fn set_time_zone<'t, 'a>(
+    mut cursor: Cursor<'t, 'a>,
+    local: bool,
+    offset: usize,
+) -> Result<Statement<'t, 'a>> {
     let name = "timezone".to_owned();
     if cursor.accept("local") || cursor.accept("default") {
         cursor.expect_end()?;
@@ -645,10 +692,8 @@ fn set_time_zone<'t, 'a>(mut cursor: Cursor<'t, 'a>, local: bool, offset: usize)
     let value = set_item(&mut cursor)?;
     if interval {
         for token in cursor.rest() {
-            let fits = matches!(
-                token.kind,
-                Kind::Word(_) | Kind::LeftParen | Kind::RightParen | Kind::Number
-            );
+            let fits =
+                matches!(token.kind, Kind::Word(_) | Kind::LeftParen | Kind::RightParen | Kind::Number);
             if !fits {
                 return Err(ParseError::at(Some(token)));
             }

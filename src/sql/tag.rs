@@ -24,8 +24,18 @@ const OBJECTS: &[&[&str]] = &[
 
 /// Words between CREATE and the kind of object.
 const MODIFIERS: &[&str] = &[
-    "or", "replace", "global", "local", "temp", "temporary", "unlogged", "unique", "recursive", "trusted",
-    "procedural", "constraint",
+    "or",
+    "replace",
+    "global",
+    "local",
+    "temp",
+    "temporary",
+    "unlogged",
+    "unique",
+    "recursive",
+    "trusted",
+    "procedural",
+    "constraint",
 ];
 
 fn word<'t>(tokens: &'t [Token<'_>], at: usize) -> Option<&'t str> {
@@ -76,10 +86,9 @@ fn object(tokens: &[Token<'_>], first: &str) -> Option<String> {
         }
     }
     let kind = word(tokens, at)?;
-    let kind = match OBJECTS
-        .iter()
-        .find(|words| words.iter().enumerate().all(|(ahead, expected)| word(tokens, at + ahead) == Some(expected)))
-    {
+    let kind = match OBJECTS.iter().find(|words| {
+        words.iter().enumerate().all(|(ahead, expected)| word(tokens, at + ahead) == Some(expected))
+    }) {
         Some(words) => words.join(" "),
         None => match kind {
             "user" | "group" => "role".to_owned(),
@@ -92,9 +101,7 @@ fn object(tokens: &[Token<'_>], first: &str) -> Option<String> {
             _ => return None,
         },
     };
-    let table_as = first == "create"
-        && kind == "table"
-        && created_by_query(tokens);
+    let table_as = first == "create" && kind == "table" && created_by_query(tokens);
     let suffix = if table_as { " AS" } else { "" };
     Some(format!("{} {}{suffix}", first, kind).to_ascii_uppercase())
 }

@@ -4,8 +4,7 @@
 //! alone, so that nothing in the source can stand in for what they name.
 
 /// Opens the transaction in which the others run.
-pub const BEGIN: &str =
-    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog";
+pub const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog";
 
 /// schema, name, kind, volatility (an aggregate's is the worst of its components), one argument?
 pub const FUNCTIONS: &str = "
