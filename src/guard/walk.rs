@@ -24,6 +24,7 @@ use sqlparser::tokenizer::Span;
 use super::names::Names;
 use super::{settings, types};
 use crate::guard::Refusal;
+use crate::sql::keyword::{self, Category};
 
 type Result = std::result::Result<(), Refusal>;
 
@@ -52,6 +53,34 @@ pub(super) fn parts(name: &ObjectName) -> Option<Vec<&Ident>> {
             ObjectNamePart::Function(_) => None,
         })
         .collect()
+}
+
+/// Words that are reserved and yet stand as an operand.
+const RESERVED_VALUES: &[&str] = &[
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "localtime",
+    "localtimestamp",
+    "session_user",
+    "system_user",
+    "user",
+];
+
+/// Refuses reserved words where a name is due: sqlparser takes them, and what it then makes of the rest
+/// is not what PostgreSQL would.
+fn name(ident: &Ident) -> Result {
+    if ident.quote_style.is_none()
+        && !RESERVED_VALUES.contains(&ident.value.as_str())
+        && keyword::lookup(&ident.value).0 == Category::Reserved
+    {
+        let message = format!("unexpected \"{}\"", ident.value);
+        return Err(Refusal::unverified(&message).at(offset(ident.span)));
+    }
+    Ok(())
 }
 
 /// Is it the unquoted word or quoted name `name`?
@@ -282,9 +311,9 @@ impl Walk<'_> {
     }
 
     /// The name of a table, view or alias: reading it runs nothing that the text names.
-    fn relation(&self, name: &ObjectName) -> Result {
-        match parts(name) {
-            Some(parts) if parts.len() <= 3 => Ok(()),
+    fn relation(&self, of: &ObjectName) -> Result {
+        match parts(of) {
+            Some(parts) if parts.len() <= 3 => parts.first().map_or(Ok(()), |first| name(first)),
             _ => foreign("this kind of name"),
         }
     }
@@ -453,7 +482,8 @@ impl Walk<'_> {
     }
 
     fn alias(&self, alias: Option<&TableAlias>) -> Result {
-        let Some(TableAlias { explicit: _, name: _, columns, at }) = alias else { return Ok(()) };
+        let Some(TableAlias { explicit: _, name: alias, columns, at }) = alias else { return Ok(()) };
+        name(alias)?;
         if at.is_some() {
             return foreign("AT");
         }
@@ -658,9 +688,10 @@ impl Walk<'_> {
 
     pub(super) fn expr(&self, expr: &Expr) -> Result {
         match expr {
-            Expr::Identifier(_) => Ok(()),
+            Expr::Identifier(ident) => name(ident),
             Expr::CompoundIdentifier(idents) => match idents.split_last() {
                 Some((last, before)) if (1..=3).contains(&before.len()) => {
+                    before.first().map_or(Ok(()), name)?;
                     self.names.attribute(&last.value, offset(last.span))
                 }
                 _ => foreign("this kind of name"),
@@ -809,7 +840,7 @@ impl Walk<'_> {
             Expr::Exists { subquery, negated: _ } | Expr::Subquery(subquery) => self.query(subquery),
             Expr::GroupingSets(lists) | Expr::Cube(lists) | Expr::Rollup(lists) => self.lists(lists),
             Expr::Tuple(exprs) => self.exprs(exprs),
-            Expr::Array(Array { elem, named: _ }) => self.exprs(elem),
+            Expr::Array(array) => self.array(array),
             Expr::Interval(interval) => {
                 let Interval {
                     value,
@@ -847,6 +878,22 @@ impl Walk<'_> {
             | Expr::Lambda(_)
             | Expr::MemberOf(_) => foreign("this expression"),
         }
+    }
+
+    /// `ARRAY[…]`, inside which brackets alone will do.
+    fn array(&self, array: &Array) -> Result {
+        let Array { elem, named } = array;
+        if !*named {
+            return foreign("an array without ARRAY");
+        }
+        self.elements(elem)
+    }
+
+    fn elements(&self, elements: &[Expr]) -> Result {
+        elements.iter().try_for_each(|element| match element {
+            Expr::Array(Array { elem, named: false }) => self.elements(elem),
+            other => self.expr(other),
+        })
     }
 
     /// `.b`, `[1]`, `[1:2]` behind an expression.

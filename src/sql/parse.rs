@@ -71,6 +71,17 @@ pub fn with_stack<R>(tokens: usize, work: impl FnOnce() -> R) -> R {
 
 /// Parses the tokens of one query, all of them.
 pub fn query(tokens: &[Token<'_>]) -> Result<Tree, ParseError> {
+    // sqlparser would take the second for an alias.
+    let constant =
+        |kind| matches!(kind, Kind::String | Kind::National | Kind::Bits | Kind::Number | Kind::Parameter);
+    for pair in tokens.windows(2) {
+        if let [left, right] = pair
+            && constant(left.kind)
+            && constant(right.kind)
+        {
+            return Err(ParseError::at(Some(right)));
+        }
+    }
     let (normal, typed_literals) = normalise(tokens);
     let dialect = PostgreSqlDialect {};
     let mut parser = Parser::new(&dialect).with_recursion_limit(RECURSION).with_tokens_with_locations(normal);
@@ -237,11 +248,8 @@ impl Normal<'_, '_> {
                 self.operand = false;
                 self.push(Out::DoubleColon, token);
             }
-            Kind::Assign => {
-                self.operand = false;
-                self.push(Out::Assignment, token);
-            }
-            Kind::Arrow => {
+            // Both name an argument.
+            Kind::Assign | Kind::Arrow => {
                 self.operand = false;
                 self.push(Out::RArrow, token);
             }
@@ -262,6 +270,8 @@ impl Normal<'_, '_> {
         if matches!(category, Category::Plain | Category::Unreserved)
             && !token.is("escape")
             && !token.is("zone")
+            // `COLUMNS a int PATH 'x'`, rather than `path '(1,2)'`
+            && !(token.is("path") && self.operand)
             && let Some(next) = self.typed_literal(at)
         {
             return ControlFlow::Break(next);
@@ -284,6 +294,20 @@ impl Normal<'_, '_> {
                 }
                 self.operand = true;
                 ControlFlow::Break(next)
+            }
+            "collation" if self.is(at + 1, "for") && self.kind(at + 2) == Some(Kind::LeftParen) => {
+                self.operand = false;
+                self.word("pg_collation_for", Keyword::NoKeyword, token);
+                ControlFlow::Break(at + 2)
+            }
+            "bernoulli" if at > 0 && self.is(at - 1, "tablesample") => {
+                self.word("bernoulli", Keyword::BERNOULLI, token);
+                ControlFlow::Break(at + 1)
+            }
+            "path" if self.operand && self.kind(at + 1) == Some(Kind::String) => {
+                self.operand = false;
+                self.word("path", Keyword::PATH, token);
+                ControlFlow::Break(at + 1)
             }
             "isnull" if self.operand => {
                 self.word("is", Keyword::IS, token);
