@@ -444,17 +444,16 @@ fn connection_lines(screen: &Screen, gateway: &Gateway) {
     screen.text(&format!(
         "  JDBC   jdbc:postgresql://127.0.0.1:{port}/{READER}?user={USER}&password={PASSWORD}"
     ));
-    screen.text("  Trino  etc/catalog/climscore.properties:");
+    screen.text("  Trino  etc/catalog/climscore.properties holds");
     for line in include_str!("../../deploy/trino/climscore.properties").lines() {
         if !line.starts_with('#') && !line.is_empty() {
-            screen.text(&format!("           {line}"));
+            screen.text(&format!("    {line}"));
         }
     }
-    screen.text("         with this in the environment of Trino:");
-    screen.text(&format!(
-        "           CLIMSCORE_RO_HOST=127.0.0.1 CLIMSCORE_RO_PORT={port} CLIMSCORE_RO_DB={READER}"
-    ));
-    screen.text(&format!("           CLIMSCORE_RO_USER={USER} CLIMSCORE_RO_PASS={PASSWORD}"));
+    screen.text("  and Trino starts with this in its environment");
+    screen
+        .text(&format!("    CLIMSCORE_RO_HOST=127.0.0.1 CLIMSCORE_RO_PORT={port} CLIMSCORE_RO_DB={READER}"));
+    screen.text(&format!("    CLIMSCORE_RO_USER={USER} CLIMSCORE_RO_PASS={PASSWORD}"));
 }
 
 /// A comment that is found in a log again, whatever stands around it.
