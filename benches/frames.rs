@@ -32,7 +32,9 @@ fn walk(bytes: &[u8]) -> usize {
 }
 
 fn frames(c: &mut Criterion) {
-    for (name, rows, width) in [("point read", 1, 100), ("1000 narrow rows", 1000, 40), ("100 wide rows", 100, 4000)] {
+    for (name, rows, width) in
+        [("point read", 1, 100), ("1000 narrow rows", 1000, 40), ("100 wide rows", 100, 4000)]
+    {
         let bytes = answer(rows, width);
         assert_eq!(walk(&bytes), rows + 2);
         let mut group = c.benchmark_group("walk");

@@ -276,8 +276,11 @@ impl Metrics {
             verdict_seconds: register(
                 &registry,
                 Histogram::with_opts(
-                    HistogramOpts::new("fedgate_verdict_seconds", "Time from a text to its verdict.")
-                        .buckets(VERDICT_BUCKETS.to_vec()),
+                    HistogramOpts::new(
+                        "fedgate_verdict_seconds",
+                        "Time to judge a text that is not in the cache.",
+                    )
+                    .buckets(VERDICT_BUCKETS.to_vec()),
                 ),
             )?,
             verdict_cache_hits: counter(
@@ -398,6 +401,12 @@ impl Metrics {
         let name = name.as_str();
         let families = &self.families;
         SourceMetrics {
+            verdicts: VerdictMetrics {
+                cached: self.verdict_cache_hits.clone(),
+                judged: self.verdict_cache_misses.clone(),
+                seconds: self.verdict_seconds.clone(),
+                bytes: self.verdict_cache_bytes.clone(),
+            },
             up: families.source_up.with_label_values(&[name]),
             read_only: families.source_read_only.with_label_values(&[name]),
             upstream_open_seconds: families.upstream_open_seconds.with_label_values(&[name]),
@@ -460,6 +469,8 @@ pub struct SourceMetrics {
     pub bytes_from_client: IntCounter,
     /// `fedgate_bytes_total{direction="to_client"}`, of all sources together.
     pub bytes_to_client: IntCounter,
+    /// Of all sources together.
+    pub verdicts: VerdictMetrics,
     up: IntGauge,
     read_only: IntGauge,
     upstream: ByLabel<UpstreamState, IntGauge>,
@@ -468,6 +479,19 @@ pub struct SourceMetrics {
     refusals: ByLabel<RefusalClass, IntCounter>,
     refreshes: ByLabel<Outcome, IntCounter>,
     catalogue_loaded: Gauge,
+}
+
+/// How verdicts were come by.
+#[derive(Clone)]
+pub struct VerdictMetrics {
+    /// `fedgate_verdict_cache_hits_total`
+    pub cached: IntCounter,
+    /// `fedgate_verdict_cache_misses_total`
+    pub judged: IntCounter,
+    /// `fedgate_verdict_seconds`: of those that were judged; a look into the cache is not timed.
+    pub seconds: Histogram,
+    /// `fedgate_verdict_cache_bytes`
+    pub bytes: IntGauge,
 }
 
 impl SourceMetrics {

@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use super::check::{self, CheckArgs};
+use super::explain_args::{self, ExplainArgs};
 use super::users::{self, UsersArgs};
 use super::{logging, run};
 use crate::config::{Config, LogFormat};
@@ -36,6 +37,8 @@ enum Command {
     },
     /// Say whether a configuration can be used, and what is worth knowing about it.
     Check(CheckArgs),
+    /// Say whether a statement would be admitted, and why not.
+    Explain(ExplainArgs),
     /// Make SCRAM verifiers for the users file.
     Users(UsersArgs),
 }
@@ -71,6 +74,12 @@ pub fn main() -> ExitCode {
             };
             let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
             match runtime.block_on(check::run(&arguments, &mut out, &mut err)) {
+                Ok(answer) => ExitCode::from(answer.exit_code()),
+                Err(error) => unanswered(&error),
+            }
+        }
+        Command::Explain(arguments) => {
+            match explain_args::run(&arguments, std::io::stdin().lock(), std::io::stdout()) {
                 Ok(answer) => ExitCode::from(answer.exit_code()),
                 Err(error) => unanswered(&error),
             }

@@ -4,6 +4,8 @@
 
 pub mod check;
 mod cli;
+pub mod explain;
+mod explain_args;
 mod grants;
 pub mod logging;
 mod run;

@@ -190,26 +190,7 @@ impl Keeper {
     }
 
     async fn load(&self) -> Result<(), (Fault, String)> {
-        let load = async {
-            let (client, connection) =
-                self.source.client().await.map_err(|error| (Fault::Unreachable, error.to_string()))?;
-            let failed = |error: tokio_postgres::Error| (Fault::Catalogue, error.to_string());
-            let loading = async {
-                let version = client.query_one("SHOW server_version", &[]).await?.try_get::<_, String>(0)?;
-                Ok((version, catalogue::load(&client).await?))
-            };
-            tokio::pin!(connection);
-            tokio::select! {
-                loaded = loading => loaded.map_err(failed),
-                ended = &mut connection => {
-                    let why = ended.err().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string());
-                    Err((Fault::Catalogue, why))
-                }
-            }
-        };
-        let (version, catalogue) = timeout(LOAD_LIMIT, load)
-            .await
-            .map_err(|_| (Fault::Timeout, "the function catalogue took too long".to_owned()))??;
+        let (version, catalogue) = load_catalogue(&self.source).await?;
         self.metrics.up(true);
         self.reporter.up(&version);
         let same = self.published.borrow().as_ref().is_some_and(|snapshot| *snapshot.catalogue == catalogue);
@@ -222,4 +203,31 @@ impl Keeper {
         self.metrics.catalogue_loaded(SystemTime::now());
         Ok(())
     }
+}
+
+/// Asks a source for its version and its functions.
+///
+/// # Errors
+/// What failed, in general words and in full; the second is for the log.
+pub(super) async fn load_catalogue(source: &Source) -> Result<(String, Catalogue), (Fault, String)> {
+    let load = async {
+        let (client, connection) =
+            source.client().await.map_err(|error| (Fault::Unreachable, error.to_string()))?;
+        let failed = |error: tokio_postgres::Error| (Fault::Catalogue, error.to_string());
+        let loading = async {
+            let version = client.query_one("SHOW server_version", &[]).await?.try_get::<_, String>(0)?;
+            Ok((version, catalogue::load(&client).await?))
+        };
+        tokio::pin!(connection);
+        tokio::select! {
+            loaded = loading => loaded.map_err(failed),
+            ended = &mut connection => {
+                let why = ended.err().map_or_else(|| "the connection ended".to_owned(), |error| error.to_string());
+                Err((Fault::Catalogue, why))
+            }
+        }
+    };
+    timeout(LOAD_LIMIT, load)
+        .await
+        .map_err(|_| (Fault::Timeout, "the function catalogue took too long".to_owned()))?
 }

@@ -88,10 +88,14 @@ impl VerdictCache {
         Self { cache: Cache::with_weighter(items, bytes as u64, Weight) }
     }
 
-    /// The verdict on `text`; `generation` is that of the context's catalogue.
+    /// The verdict on `text`, if it was given before; `generation` is that of the context's catalogue.
+    pub fn known(&self, text: &[u8], ctx: &Context<'_>, generation: u64) -> Option<Arc<Verdict>> {
+        self.cache.get(&Lookup { text, source: ctx.source, generation, mode: ctx.mode })
+    }
+
+    /// The verdict on `text`.
     pub fn judge(&self, text: &[u8], ctx: &Context<'_>, generation: u64) -> Arc<Verdict> {
-        let lookup = Lookup { text, source: ctx.source, generation, mode: ctx.mode };
-        if let Some(verdict) = self.cache.get(&lookup) {
+        if let Some(verdict) = self.known(text, ctx, generation) {
             return verdict;
         }
         let verdict = Arc::new(judge(text, ctx));
@@ -100,6 +104,11 @@ impl VerdictCache {
             self.cache.insert(key, Arc::clone(&verdict));
         }
         verdict
+    }
+
+    /// Bytes that the verdicts held now weigh.
+    pub fn bytes(&self) -> u64 {
+        self.cache.weight()
     }
 
     /// Verdicts held now.

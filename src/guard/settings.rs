@@ -305,6 +305,8 @@ pub(super) fn keeps_encoding(setting: &Setting, value: &str) -> Result<(), Refus
 
 /// The one shape with a name that is no constant, which pg_dump sends:
 /// `SELECT pg_catalog.set_config(name, '…', false) FROM pg_catalog.pg_settings WHERE name = '…'`.
+///
+/// `true`: the call in the select list is judged; all else is left to the walk.
 pub(super) fn is_dump_shape(select: &Select, walk: &Walk<'_>) -> Result<bool, Refusal> {
     let [SelectItem::UnnamedExpr(Expr::Function(function))] = select.projection.as_slice() else {
         return Ok(false);
@@ -316,8 +318,12 @@ pub(super) fn is_dump_shape(select: &Select, walk: &Walk<'_>) -> Result<bool, Re
     let [table] = select.from.as_slice() else { return Ok(false) };
     let settings = match &table.relation {
         TableFactor::Table { name, alias: None, args: None, sample: None, .. } if table.joins.is_empty() => {
-            matches!(parts(name).as_deref(), Some([schema, name])
-                if schema.value == "pg_catalog" && name.value == "pg_settings")
+            // Versions before 17 send it without the schema, behind an empty search_path.
+            match parts(name).as_deref() {
+                Some([name]) => name.value == "pg_settings",
+                Some([schema, name]) => schema.value == "pg_catalog" && name.value == "pg_settings",
+                _ => false,
+            }
         }
         _ => false,
     };

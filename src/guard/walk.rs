@@ -240,11 +240,10 @@ impl Walk<'_> {
             None | Some(Distinct::All | Distinct::Distinct) => {}
             Some(Distinct::On(exprs)) => self.exprs(exprs)?,
         }
-        if settings::is_dump_shape(select, self)? {
-            return Ok(());
-        }
-        for item in projection {
-            self.select_item(item)?;
+        if !settings::is_dump_shape(select, self)? {
+            for item in projection {
+                self.select_item(item)?;
+            }
         }
         for table in from {
             self.table_with_joins(table)?;

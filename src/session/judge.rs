@@ -107,7 +107,16 @@ impl Judge {
             limits: &snapshot.limits,
             source: &snapshot.config.name,
         };
-        self.cache.judge(sql, &context, snapshot.generation)
+        if let Some(verdict) = self.cache.known(sql, &context, snapshot.generation) {
+            self.metrics.verdicts.cached.inc();
+            return verdict;
+        }
+        let began = std::time::Instant::now();
+        let verdict = self.cache.judge(sql, &context, snapshot.generation);
+        self.metrics.verdicts.judged.inc();
+        self.metrics.verdicts.seconds.observe(began.elapsed().as_secs_f64());
+        self.metrics.verdicts.bytes.set(i64::try_from(self.cache.bytes()).unwrap_or(i64::MAX));
+        verdict
     }
 
     /// Judges a prepared text again.
