@@ -357,22 +357,22 @@ impl Walk {
         if name == "fedgate" && module.first().is_some_and(|room| room == "main") {
             return self.below_root(at, rest);
         }
-        self.into_crate(at, &[name.to_owned()], rest);
+        self.within_crate(at, &[name.to_owned()], rest);
     }
 
     /// Up to three steps of a path into another crate, braces spread out.
-    fn into_crate(&mut self, at: &TokenTree, path: &[String], rest: &[TokenTree]) {
+    fn within_crate(&mut self, at: &TokenTree, path: &[String], rest: &[TokenTree]) {
         match rest.first() {
             Some(TokenTree::Ident(part)) if part != "self" => {
                 let path = [path, &[part.to_string()]].concat();
                 match after_separator(&rest[1..]) {
-                    Some(below) if path.len() < 3 => self.into_crate(at, &path, below),
+                    Some(below) if path.len() < 3 => self.within_crate(at, &path, below),
                     _ => self.edge(at, To::Crate(path)),
                 }
             }
             Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
                 for names in split_commas(group.stream()).iter().filter(|names| !names.is_empty()) {
-                    self.into_crate(at, path, names);
+                    self.within_crate(at, path, names);
                 }
             }
             _ => self.edge(at, To::Crate(path.to_vec())),

@@ -86,6 +86,8 @@ impl ClientError {
         }
         out.put_u8(0);
         let length = (out.len() - start) as u32;
-        out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+        if let Some(word) = out.get_mut(start..start + 4) {
+            word.copy_from_slice(&length.to_be_bytes());
+        }
     }
 }
