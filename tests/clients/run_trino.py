@@ -35,7 +35,7 @@ def refused(session, step, sqlstate, sql, guarded=False):
         record["value"] = session.rows(sql)
     except QueryFailed as error:
         # Trino quotes the statement of a failed batch, its own query id in it.
-        message = re.sub(r"query=\w+", "query=…", str(error).split("\n")[0])
+        message = re.sub(r"query=\w+", "query=…", str(error).split("\n")[0].removesuffix("  Call getNextException to see other errors in the batch."))
         record |= {"error": error.sqlstate, "message": message, "text": str(error)}
     emit(**record, query=session.query)
 
