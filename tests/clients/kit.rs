@@ -17,6 +17,16 @@ use crate::support::{Gateway, Logged, Options, Postgres, SUPERUSER, SUPERUSER_PA
 pub const MARK: &str = "fedgate_trace_marker";
 /// Sent by the gateway in the place of a refused statement, so that PostgreSQL itself keeps block and pipeline.
 pub const STAND_IN: &str = "fedgate_refused";
+/// Steps whose message may name another command than PostgreSQL's: it finds the write inside a DO block or a procedure only
+/// when it runs, which the gateway does not do; of a statement with a data-modifying WITH it names the statement.
+const COMMAND_MAY_DIFFER: &[&str] = &[
+    "do block",
+    "call",
+    ": do",
+    "data-modifying with",
+    "explain analyze insert",
+    "fetch count with a write",
+];
 /// Longest run of one client program, in seconds.
 const PATIENCE: u32 = 420;
 const USER: &str = "analyst";
@@ -61,8 +71,7 @@ impl Step {
         let picked: BTreeMap<&str, &Value> =
             keys.iter().filter_map(|key| Some((*key, self.record.get(*key)?))).collect();
         let text = serde_json::to_string(&picked).unwrap_or_default();
-        // PostgreSQL finds the write inside a DO block or a procedure only when it runs; the gateway does not run it.
-        if self.name.contains("do block") || self.name.contains("call") || self.name.ends_with(" do") {
+        if COMMAND_MAY_DIFFER.iter().any(|name| self.name.contains(name)) {
             return without_command(&text);
         }
         text

@@ -87,7 +87,7 @@ def reads():
         try:
             await db.fetch("SELECT 1 / $1::int", 0)
         except asyncpg.PostgresError as error:
-            return [error.sqlstate, str(error), await db.fetchval("SELECT 1")]
+            return [error.sqlstate, primary(error), await db.fetchval("SELECT 1")]
 
     async def savepoint():
         async with db.transaction():
@@ -171,7 +171,7 @@ def writes():
                     try:
                         got.append(await db.fetch(sql))
                     except asyncpg.PostgresError as error:
-                        got.append([error.sqlstate, str(error)])
+                        got.append([error.sqlstate, primary(error)])
         finally:
             got.append(await db.fetchval("SELECT 3"))
         return got

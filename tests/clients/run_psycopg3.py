@@ -226,7 +226,7 @@ def writes():
         refused("executemany", "25006", lambda: db.cursor().executemany("INSERT INTO survey.scratch VALUES (%s, %s)", [(n, MARK) for n in range(20)]))
         refused("copy from", "25006", lambda: copy_in(db))
         read("after copy from", lambda: [db.info.transaction_status.name, db.execute("SELECT 1").fetchone()])
-        refused("set config with parameters", "25006",
+        refused("set config with parameters", "42501",
                 lambda: db.execute("SELECT set_config(%s, %s, false)", ("default_transaction_read_only", "off")), True)
         refused("read write", "25006", lambda: read_write(db), True)
     with connect() as db:

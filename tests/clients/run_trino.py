@@ -4,6 +4,7 @@ FEDGATE_SOURCE is a libpq connection string of the source itself, to see there w
 """
 
 import os
+import re
 import time
 
 import psycopg
@@ -33,7 +34,9 @@ def refused(session, step, sqlstate, sql, guarded=False):
     try:
         record["value"] = session.rows(sql)
     except QueryFailed as error:
-        record |= {"error": error.sqlstate, "message": str(error).split("\n")[0], "text": str(error)}
+        # Trino quotes the statement of a failed batch, its own query id in it.
+        message = re.sub(r"query=\w+", "query=…", str(error).split("\n")[0].removesuffix("  Call getNextException to see other errors in the batch."))
+        record |= {"error": error.sqlstate, "message": message, "text": str(error)}
     emit(**record, query=session.query)
 
 

@@ -112,7 +112,8 @@ class QueryFailed(Exception):
         super().__init__(error["message"])
         self.name = error.get("errorName")
         self.query = query
-        text = error["message"]
+        # The DETAIL below the first line may speak of either.
+        text = error["message"].split("\n")[0]
         self.sqlstate = "25006" if "read-only transaction" in text or "read-write mode" in text else "42501" if "permission denied" in text else self.name
 
 
