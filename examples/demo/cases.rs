@@ -108,7 +108,7 @@ pub const WRITES: &[(&str, &[Write])] = &[
             write("BEGIN READ WRITE"),
             write("SET TRANSACTION READ WRITE"),
             write("SET default_transaction_read_only = off"),
-            denied("SELECT set_config('default_transaction_read_only', 'off', false)"),
+            write("SELECT set_config('default_transaction_read_only', 'off', false)"),
             denied("SET session_replication_role = replica"),
         ],
     ),

@@ -27,6 +27,8 @@ const PASSWORD: &str = "demo";
 const READER: &str = "climscore";
 /// The same database, logged in to as its superuser.
 const ADMIN: &str = "climscore_admin";
+/// Reads are long and their answers short.
+const READ_SHARE: usize = 74;
 /// Longer than any statement of the walk takes when it is answered at all.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -94,7 +96,11 @@ struct Walk {
 
 impl Walk {
     fn row(&mut self, kept: bool, left: &str, right: &str) {
-        self.screen.row(kept, left, right);
+        self.row_at(kept, 42, left, right);
+    }
+
+    fn row_at(&mut self, kept: bool, share: usize, left: &str, right: &str) {
+        self.screen.row(kept, share, left, right);
         if kept {
             self.kept += 1;
         } else {
@@ -246,21 +252,21 @@ async fn reads(walk: &mut Walk, gateway: &Gateway) -> Result<(), String> {
             Ok(value) => (case.want.is_none_or(|want| want == value), value),
             Err(error) => (false, error),
         };
-        walk.row(kept, case.sql, &right);
+        walk.row_at(kept, READ_SHARE, case.sql, &right);
     }
     let by_parameter = "SELECT name FROM communes WHERE code = $1";
     let found =
         timed(client.query_one("SELECT name::text FROM communes WHERE code = $1::text", &[&"01001"])).await;
     match found {
         Ok(row) => {
-            walk.row(true, by_parameter, &format!("{} (prepared, with $1 = 01001)", row.get::<_, String>(0)))
+            walk.row_at(true, READ_SHARE, by_parameter, &format!("{} ($1 = 01001)", row.get::<_, String>(0)))
         }
-        Err(error) => walk.row(false, by_parameter, &error),
+        Err(error) => walk.row_at(false, READ_SHARE, by_parameter, &error),
     }
     let copy = "COPY (SELECT * FROM scores) TO STDOUT";
     match timed(copied(&client, copy)).await {
-        Ok(bytes) => walk.row(bytes > 100_000, copy, &format!("{bytes} bytes")),
-        Err(error) => walk.row(false, copy, &error),
+        Ok(bytes) => walk.row_at(bytes > 100_000, READ_SHARE, copy, &format!("{bytes} bytes")),
+        Err(error) => walk.row_at(false, READ_SHARE, copy, &error),
     }
     Ok(())
 }
@@ -289,9 +295,11 @@ async fn writes(walk: &mut Walk, gateway: &Gateway) -> Result<usize, String> {
             };
             let (kept, right) = match &answer {
                 Ok(()) => (false, "was not refused".to_owned()),
-                Err(error) => (error.starts_with(case.sqlstate), error.clone()),
+                Err(error) => {
+                    (error.starts_with(case.sqlstate), error.replace(" in a read-only transaction", " …"))
+                }
             };
-            walk.row(kept, case.sql, &right);
+            walk.row_at(kept, 52, case.sql, &right);
         }
     }
     let startup = "options='-c default_transaction_read_only=off'";

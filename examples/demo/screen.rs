@@ -42,21 +42,29 @@ impl Screen {
         println!("{line}");
     }
 
-    /// A line of the walk: kept promise or not, what was sent, what came back.
-    pub fn row(&self, kept: bool, left: &str, right: &str) {
-        let left_width = (self.width - 4) * 44 / 100;
+    /// A line of the walk: kept promise or not, what was sent, what came back. `share` is the left
+    /// column's part of the width, in hundredths.
+    pub fn row(&self, kept: bool, share: usize, left: &str, right: &str) {
+        let left_width = (self.width - 4) * share / 100;
         let right_width = self.width - 4 - left_width - 1;
         let (mark, code) = if kept { ("ok", "32") } else { ("!!", "31") };
         let left = cut(&one_line(left), left_width);
-        let right = cut(&one_line(right), right_width);
+        let right = cut(right.trim(), right_width);
         let pad = " ".repeat(left_width.saturating_sub(left.chars().count()));
         println!("{}  {left}{pad} {right}", self.paint(code, mark));
     }
 
-    /// Output of another program, indented and cut.
+    /// Output of another program, indented; long lines go on below.
     pub fn quote(&self, text: &str) {
         for line in text.lines() {
-            println!("    {}", cut(line, self.width - 4));
+            let mut rest = line.trim_end();
+            while rest.chars().count() > self.width - 4 {
+                let end = rest.char_indices().nth(self.width - 4).map_or(rest.len(), |(at, _)| at);
+                let end = rest[..end].rfind(' ').filter(|at| *at > 0).unwrap_or(end);
+                println!("    {}", &rest[..end]);
+                rest = rest[end..].trim_start();
+            }
+            println!("{}", format!("    {rest}").trim_end());
         }
     }
 
