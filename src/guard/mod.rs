@@ -67,7 +67,7 @@ fn judge_all(text: &[u8], ctx: &Context<'_>) -> Result<Verdict, Refusal> {
     let mut steps = Vec::new();
     let mut refused = false;
     for piece in pieces(text, &tokens) {
-        let outcome = parse::with_stack(piece.tokens.len(), || judge_one(piece.tokens, ctx));
+        let outcome = parse::with_stack(piece.tokens, || judge_one(piece.tokens, ctx));
         match outcome {
             Err(refusal) if is_of_the_whole_text(&refusal) => return Err(refusal),
             _ if refused => {}

@@ -151,23 +151,26 @@ impl Walk<'_> {
     }
 
     fn set_expr(&self, body: &SetExpr) -> Result {
+        let mut body = body;
+        while let SetExpr::SetOperation { left, op, set_quantifier, right } = body {
+            match op {
+                SetOperator::Union | SetOperator::Except | SetOperator::Intersect => {}
+                SetOperator::Minus => return foreign("MINUS"),
+            }
+            match set_quantifier {
+                SetQuantifier::All | SetQuantifier::Distinct | SetQuantifier::None => {}
+                SetQuantifier::ByName | SetQuantifier::AllByName | SetQuantifier::DistinctByName => {
+                    return foreign("BY NAME");
+                }
+            }
+            self.set_expr(right)?;
+            body = left;
+        }
         match body {
             SetExpr::Select(select) => self.select(select),
             SetExpr::Query(query) => self.query(query),
-            SetExpr::SetOperation { left, op, set_quantifier, right } => {
-                match op {
-                    SetOperator::Union | SetOperator::Except | SetOperator::Intersect => {}
-                    SetOperator::Minus => return foreign("MINUS"),
-                }
-                match set_quantifier {
-                    SetQuantifier::All | SetQuantifier::Distinct | SetQuantifier::None => {}
-                    SetQuantifier::ByName | SetQuantifier::AllByName | SetQuantifier::DistinctByName => {
-                        return foreign("BY NAME");
-                    }
-                }
-                self.set_expr(left)?;
-                self.set_expr(right)
-            }
+            // The loop has left none.
+            SetExpr::SetOperation { left: _, op: _, set_quantifier: _, right: _ } => foreign("this query"),
             SetExpr::Values(Values { explicit_row, value_keyword, rows }) => {
                 if *explicit_row || *value_keyword {
                     return foreign("VALUES ROW");
@@ -685,8 +688,100 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Chains of operators lean to the left, so the left operand is walked in a loop.
     pub(super) fn expr(&self, expr: &Expr) -> Result {
+        let mut next = expr;
+        loop {
+            next = match next {
+                Expr::BinaryOp { left, op, right } => {
+                    self.binary_operator(op)?;
+                    self.expr(right)?;
+                    left
+                }
+                Expr::Cast { kind, expr, data_type, format } => {
+                    match kind {
+                        CastKind::Cast | CastKind::DoubleColon => {}
+                        CastKind::TryCast | CastKind::SafeCast => return foreign("this kind of cast"),
+                    }
+                    if format.is_some() {
+                        return foreign("CAST … FORMAT");
+                    }
+                    types::data_type(&self.names, data_type)?;
+                    expr
+                }
+                Expr::Like { negated: _, any: _, expr, pattern, escape_char }
+                | Expr::ILike { negated: _, any: _, expr, pattern, escape_char }
+                | Expr::SimilarTo { negated: _, expr, pattern, escape_char } => {
+                    self.expr(pattern)?;
+                    self.optional(escape_char.as_deref())?;
+                    expr
+                }
+                Expr::AtTimeZone { timestamp, time_zone } => {
+                    self.names.function(&["timezone"], false, true, None)?;
+                    self.expr(time_zone)?;
+                    timestamp
+                }
+                Expr::IsFalse(expr)
+                | Expr::IsNotFalse(expr)
+                | Expr::IsTrue(expr)
+                | Expr::IsNotTrue(expr)
+                | Expr::IsNull(expr)
+                | Expr::IsNotNull(expr)
+                | Expr::IsUnknown(expr)
+                | Expr::IsNotUnknown(expr)
+                | Expr::Nested(expr)
+                | Expr::IsNormalized { expr, form: _, negated: _ }
+                | Expr::IsJson { expr, kind: _, unique_keys: _, negated: _ } => expr,
+                Expr::UnaryOp { op, expr } => {
+                    self.unary_operator(op)?;
+                    expr
+                }
+                other => return self.operand(other),
+            };
+        }
+    }
+
+    fn unary_operator(&self, op: &UnaryOperator) -> Result {
+        match op {
+            UnaryOperator::Plus | UnaryOperator::Minus | UnaryOperator::Not | UnaryOperator::BitwiseNot => {
+                Ok(())
+            }
+            // The tokens of these are handed on as another operator.
+            UnaryOperator::AtDashAt
+            | UnaryOperator::BangNot
+            | UnaryOperator::DoubleAt
+            | UnaryOperator::Hash
+            | UnaryOperator::PGAbs
+            | UnaryOperator::PGCubeRoot
+            | UnaryOperator::PGPostfixFactorial
+            | UnaryOperator::PGPrefixFactorial
+            | UnaryOperator::PGSquareRoot
+            | UnaryOperator::QuestionDash
+            | UnaryOperator::QuestionPipe => foreign("this operator"),
+        }
+    }
+
+    /// What `expr` does not walk itself.
+    fn operand(&self, expr: &Expr) -> Result {
         match expr {
+            Expr::BinaryOp { left: _, op: _, right: _ }
+            | Expr::Cast { kind: _, expr: _, data_type: _, format: _ }
+            | Expr::Like { negated: _, any: _, expr: _, pattern: _, escape_char: _ }
+            | Expr::ILike { negated: _, any: _, expr: _, pattern: _, escape_char: _ }
+            | Expr::SimilarTo { negated: _, expr: _, pattern: _, escape_char: _ }
+            | Expr::AtTimeZone { timestamp: _, time_zone: _ }
+            | Expr::IsFalse(_)
+            | Expr::IsNotFalse(_)
+            | Expr::IsTrue(_)
+            | Expr::IsNotTrue(_)
+            | Expr::IsNull(_)
+            | Expr::IsNotNull(_)
+            | Expr::IsUnknown(_)
+            | Expr::IsNotUnknown(_)
+            | Expr::Nested(_)
+            | Expr::IsNormalized { expr: _, form: _, negated: _ }
+            | Expr::IsJson { expr: _, kind: _, unique_keys: _, negated: _ }
+            | Expr::UnaryOp { op: _, expr: _ } => foreign("this expression"),
             Expr::Identifier(ident) => name(ident),
             Expr::CompoundIdentifier(idents) => match idents.split_last() {
                 Some((last, before)) if (1..=3).contains(&before.len()) => {
@@ -699,17 +794,6 @@ impl Walk<'_> {
                 self.expr(root)?;
                 access_chain.iter().try_for_each(|access| self.access(access))
             }
-            Expr::IsFalse(expr)
-            | Expr::IsNotFalse(expr)
-            | Expr::IsTrue(expr)
-            | Expr::IsNotTrue(expr)
-            | Expr::IsNull(expr)
-            | Expr::IsNotNull(expr)
-            | Expr::IsUnknown(expr)
-            | Expr::IsNotUnknown(expr)
-            | Expr::Nested(expr)
-            | Expr::IsNormalized { expr, form: _, negated: _ }
-            | Expr::IsJson { expr, kind: _, unique_keys: _, negated: _ } => self.expr(expr),
             Expr::IsDistinctFrom(left, right) | Expr::IsNotDistinctFrom(left, right) => {
                 self.expr(left)?;
                 self.expr(right)
@@ -727,59 +811,10 @@ impl Walk<'_> {
                 self.expr(low)?;
                 self.expr(high)
             }
-            Expr::BinaryOp { left, op, right } => {
-                self.binary_operator(op)?;
-                self.expr(left)?;
-                self.expr(right)
-            }
-            Expr::Like { negated: _, any: _, expr, pattern, escape_char }
-            | Expr::ILike { negated: _, any: _, expr, pattern, escape_char }
-            | Expr::SimilarTo { negated: _, expr, pattern, escape_char } => {
-                self.expr(expr)?;
-                self.expr(pattern)?;
-                self.optional(escape_char.as_deref())
-            }
             Expr::AnyOp { left, compare_op, right, is_some: _ } | Expr::AllOp { left, compare_op, right } => {
                 self.binary_operator(compare_op)?;
                 self.expr(left)?;
                 self.expr(right)
-            }
-            Expr::UnaryOp { op, expr } => {
-                match op {
-                    UnaryOperator::Plus
-                    | UnaryOperator::Minus
-                    | UnaryOperator::Not
-                    | UnaryOperator::BitwiseNot => {}
-                    // The tokens of these are handed on as another operator.
-                    UnaryOperator::AtDashAt
-                    | UnaryOperator::BangNot
-                    | UnaryOperator::DoubleAt
-                    | UnaryOperator::Hash
-                    | UnaryOperator::PGAbs
-                    | UnaryOperator::PGCubeRoot
-                    | UnaryOperator::PGPostfixFactorial
-                    | UnaryOperator::PGPrefixFactorial
-                    | UnaryOperator::PGSquareRoot
-                    | UnaryOperator::QuestionDash
-                    | UnaryOperator::QuestionPipe => return foreign("this operator"),
-                }
-                self.expr(expr)
-            }
-            Expr::Cast { kind, expr, data_type, format } => {
-                match kind {
-                    CastKind::Cast | CastKind::DoubleColon => {}
-                    CastKind::TryCast | CastKind::SafeCast => return foreign("this kind of cast"),
-                }
-                if format.is_some() {
-                    return foreign("CAST … FORMAT");
-                }
-                types::data_type(&self.names, data_type)?;
-                self.expr(expr)
-            }
-            Expr::AtTimeZone { timestamp, time_zone } => {
-                self.names.function(&["timezone"], false, true, None)?;
-                self.expr(timestamp)?;
-                self.expr(time_zone)
             }
             Expr::Extract { field: _, syntax, expr } => {
                 match syntax {

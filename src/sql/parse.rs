@@ -17,8 +17,20 @@ use super::lexer::{Kind, Token};
 /// How deep sqlparser may recurse; a bracket takes two to three of these.
 const RECURSION: usize = 250;
 
-/// Room for one level of a left-deep tree on the stack, in bytes: parsed, walked and dropped.
-const STACK_PER_LEVEL: usize = if cfg!(debug_assertions) { 8 << 10 } else { 2 << 10 };
+/// Room on the stack in bytes, measured with tests/guard_limits.rs and doubled; a build with debug
+/// assertions has far larger frames.
+mod room {
+    const DEBUG: usize = if cfg!(debug_assertions) { 6 } else { 1 };
+
+    /// One level of the parser's own recursion.
+    pub const LEVEL: usize = DEBUG * (24 << 10);
+    /// A join, whose conditions may come late: the parser recurses without counting.
+    pub const JOIN: usize = DEBUG * (12 << 10);
+    /// One level of a left-deep tree, walked and dropped.
+    pub const TREE: usize = DEBUG * (2 << 10);
+    /// All else.
+    pub const BASE: usize = 256 << 10;
+}
 
 /// Why tokens are no query.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,14 +71,34 @@ pub struct Tree {
     pub typed_literals: Vec<TypedLiteral>,
 }
 
-/// Runs `work` on a stack that suffices for trees of `tokens` tokens.
+/// Runs `work`, which parses, walks and drops these tokens, on a stack that suffices for it.
 ///
-/// Long chains of operators make trees as deep as the chain is long, and walking or dropping one
-/// recurses. The pages of a grown stack are touched only as far as they are used.
-pub fn with_stack<R>(tokens: usize, work: impl FnOnce() -> R) -> R {
-    // A level takes at least two tokens (an operator and an operand).
-    let need = (tokens / 2).saturating_mul(STACK_PER_LEVEL) + (512 << 10);
-    stacker::maybe_grow(need, need + (512 << 10), work)
+/// Long chains of operators make trees as deep as the chain is long, and the parser recurses for
+/// brackets, prefixes and joins. The pages of a grown stack are touched only as far as they are used.
+pub fn with_stack<R>(tokens: &[Token<'_>], work: impl FnOnce() -> R) -> R {
+    let (mut depth, mut deepest, mut prefixes, mut joins) = (0usize, 0, 0usize, 0usize);
+    let mut before = None;
+    for token in tokens {
+        match token.kind {
+            Kind::LeftParen | Kind::LeftBracket => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            Kind::RightParen | Kind::RightBracket => depth = depth.saturating_sub(1),
+            Kind::Operator if matches!(before, Some(Kind::Operator | Kind::Word(_))) => prefixes += 1,
+            Kind::Word(_) => match token.text.as_ref() {
+                "join" => joins += 1,
+                "not" | "case" | "interval" | "between" => prefixes += 1,
+                _ => {}
+            },
+            _ => {}
+        }
+        before = Some(token.kind);
+    }
+    let levels = (3 * deepest + prefixes).min(RECURSION);
+    // A level of a tree takes at least two tokens, an operator and an operand.
+    let need = room::BASE + levels * room::LEVEL + joins * room::JOIN + tokens.len() / 2 * room::TREE;
+    stacker::maybe_grow(need, need + room::BASE, work)
 }
 
 /// Parses the tokens of one query, all of them.

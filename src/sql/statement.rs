@@ -219,15 +219,27 @@ fn starts_query(token: &Token<'_>) -> bool {
     token.kind == Kind::LeftParen || ["select", "values", "table", "with"].iter().any(|word| token.is(word))
 }
 
+/// A query, or what writes: the only statements that stand inside others.
+fn inner<'t, 'a>(tokens: &'t [Token<'a>]) -> Result<Statement<'t, 'a>> {
+    let Some(first) = tokens.first() else { return Err(ParseError::at(None)) };
+    if starts_query(first) {
+        return Ok(match tag::of_query(tokens) {
+            Some((tag, offset)) => Statement::Write { tag, offset },
+            None => Statement::Query(query(tokens)?),
+        });
+    }
+    match tag::of_command(tokens) {
+        Some(tag) => Ok(Statement::Write { tag, offset: first.start }),
+        None => Err(ParseError::at(Some(first))),
+    }
+}
+
 /// Recognises the statement that `tokens`, without any `;` outside brackets, are.
 pub fn parse<'t, 'a>(tokens: &'t [Token<'a>]) -> Result<Statement<'t, 'a>> {
     let mut cursor = Cursor { tokens, at: 0 };
     let Some(first) = cursor.peek() else { return cursor.error() };
     if starts_query(first) {
-        if let Some((tag, offset)) = tag::of_query(tokens) {
-            return Ok(Statement::Write { tag, offset });
-        }
-        return Ok(Statement::Query(query(tokens)?));
+        return inner(tokens);
     }
     if !matches!(first.kind, Kind::Word(_)) {
         return cursor.error();
@@ -310,12 +322,7 @@ pub fn parse<'t, 'a>(tokens: &'t [Token<'a>]) -> Result<Statement<'t, 'a>> {
             }
             Statement::Session { deallocates: false }
         }
-        _ => {
-            return match tag::of_command(tokens) {
-                Some(tag) => Ok(Statement::Write { tag, offset: first.start }),
-                None => Err(ParseError::at(Some(first))),
-            };
-        }
+        _ => return inner(tokens),
     };
     cursor.expect_end()?;
     Ok(statement)
@@ -335,9 +342,17 @@ fn explain<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
         analyze = cursor.accept("analyze") || cursor.accept("analyse");
         cursor.accept("verbose");
     }
-    // The statement of its own that cannot be explained is refused by its own rule.
-    let inner = parse(cursor.rest())?;
-    Ok(Statement::Explain { analyze, inner: Box::new(inner) })
+    let rest = cursor.rest();
+    let explained = if cursor.accept("execute") {
+        let statement = execute(&mut cursor)?;
+        cursor.expect_end()?;
+        statement
+    } else if cursor.accept("declare") {
+        declare(cursor)?
+    } else {
+        inner(rest)?
+    };
+    Ok(Statement::Explain { analyze, inner: Box::new(explained) })
 }
 
 /// Checks one option of `EXPLAIN (…)`; does it say ANALYZE?
@@ -390,13 +405,7 @@ fn prepare<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Stat
         types = Some(parse::types(cursor.bracketed()?)?);
     }
     cursor.expect("as")?;
-    let inner = parse(cursor.rest())?;
-    match inner {
-        Statement::Query(_) | Statement::Write { .. } => {
-            Ok(Statement::Prepare { name, types, inner: Box::new(inner) })
-        }
-        _ => cursor.error(),
-    }
+    Ok(Statement::Prepare { name, types, inner: Box::new(inner(cursor.rest())?) })
 }
 
 fn execute<'t, 'a>(cursor: &mut Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
@@ -417,7 +426,7 @@ fn declare<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
     cursor.expect("cursor")?;
     let _ = cursor.accept_all(&["with", "hold"]) || cursor.accept_all(&["without", "hold"]);
     cursor.expect("for")?;
-    match parse(cursor.rest())? {
+    match inner(cursor.rest())? {
         Statement::Query(query) => Ok(Statement::Declare { query }),
         write @ Statement::Write { .. } => Ok(write),
         _ => cursor.error(),
@@ -446,10 +455,10 @@ fn fetch<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
 
 fn copy<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Statement<'t, 'a>> {
     let write = |tag: &str| Ok(Statement::Write { tag: tag.to_owned(), offset: first.start });
-    let mut inner = None;
+    let mut copied = None;
     if cursor.accept_kind(Kind::LeftParen) {
-        match parse(cursor.bracketed()?)? {
-            Statement::Query(query) => inner = Some(query),
+        match inner(cursor.bracketed()?)? {
+            Statement::Query(query) => copied = Some(query),
             write @ Statement::Write { .. } => return Ok(write),
             _ => return cursor.error(),
         }
@@ -491,7 +500,7 @@ fn copy<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Stateme
             return Err(ParseError::at(Some(token)));
         }
     }
-    Ok(Statement::CopyOut { query: inner })
+    Ok(Statement::CopyOut { query: copied })
 }
 
 fn show(cursor: &mut Cursor<'_, '_>) -> Result<()> {
