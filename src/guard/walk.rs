@@ -145,6 +145,12 @@ impl Walk<'_> {
                 return foreign("WITH … FROM");
             }
             self.alias(Some(alias))?;
+            if let SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) =
+                &*query.body
+            {
+                // PostgreSQL names the statement around it.
+                return Err(Refusal::write("SELECT"));
+            }
             self.query(query)?;
         }
         Ok(())

@@ -153,7 +153,7 @@ impl Judge {
     }
 
     /// One line and one count for something that was not sent on.
-    pub fn count_refusal(&self, class: RefusalClass, error: &ClientError, end_user: Option<EndUser>) {
+    fn count_refusal(&self, class: RefusalClass, error: &ClientError, end_user: Option<EndUser>) {
         self.metrics.refused(class);
         let (end_user, query) = match &end_user {
             Some(end_user) => (Some(&*end_user.user), Some(&*end_user.query)),
@@ -178,17 +178,6 @@ impl Judge {
             return None;
         }
         comment::end_user(sql, self.snapshot.comment.as_ref()?)
-    }
-
-    /// FunctionCall runs a function by its OID, past every text that could be judged.
-    pub fn function_call() -> (RefusalClass, ClientError) {
-        let error = ClientError::error(
-            SqlState::INSUFFICIENT_PRIVILEGE,
-            "permission denied for function call by protocol message",
-        )
-        .detail("The FunctionCall message runs a function by its OID; fedgate never sends it on.")
-        .hint("Call the function in a SELECT.");
-        (RefusalClass::Protocol, error)
     }
 
     /// For a name of which nobody knows what it stands for, after the policy has changed.

@@ -22,7 +22,8 @@ use super::drain::{self, Drain};
 use super::judge::Judge;
 use super::prepared::{Prepared, Statements};
 use crate::config::Limits;
-use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step};
+use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step, judge_function_call};
+use crate::ids::StatementClass;
 use crate::metrics::SourceMetrics;
 use crate::sqlstate::SqlState;
 use crate::upstream::{CopyIn, Lease, Source};
@@ -431,9 +432,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 if self.pipeline && !self.expects.is_empty() {
                     return Ok(Handled::Wait);
                 }
-                let (class, error) = Judge::function_call();
-                self.judge.count_refusal(class, &error, None);
-                Ok(self.refuse_query(error, false))
+                match judge_function_call(body) {
+                    Ok(permit) => {
+                        self.judge.count_admitted(StatementClass::Read);
+                        self.lease.outbound.function_call(&permit);
+                        self.expect(Expect::Query(None));
+                        self.pipeline = false;
+                        Ok(Handled::Done)
+                    }
+                    Err(refusal) => {
+                        let error = self.judge.refused(b"", &refusal);
+                        Ok(self.refuse_query(error, false))
+                    }
+                }
             }
             b'P' => self.handle_parse(frontend::parse(body)?),
             b'B' => self.handle_bind(frontend::bind(body)?, body),
@@ -764,7 +775,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             match header.kind {
                 // Rows and copy data: the bulk of all traffic.
                 b'D' | b'd' => self.passing = header.size,
-                b'A' | b'N' | b'T' | b't' | b'H' => {
+                b'A' | b'N' | b'T' | b't' | b'H' | b'V' => {
                     if header.kind == b'T' {
                         self.answered_describe();
                     }

@@ -303,7 +303,7 @@ impl Normal<'_, '_> {
             && !token.is("escape")
             && !token.is("zone")
             // `COLUMNS a int PATH 'x'`, rather than `path '(1,2)'`
-            && !(token.is("path") && self.operand)
+            && (!token.is("path") || !self.operand)
             && let Some(next) = self.typed_literal(at)
         {
             return ControlFlow::Break(next);

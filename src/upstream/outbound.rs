@@ -5,7 +5,7 @@
 
 use bytes::{Buf, BufMut, BytesMut};
 
-use crate::guard::Permit;
+use crate::guard::{FunctionPermit, Permit};
 use crate::wire::frontend::Target;
 
 /// Sent in the place of a refused statement where PostgreSQL has to know that something failed: in
@@ -36,6 +36,11 @@ impl Outbound {
     /// A simple Query. Only for a permit whose verdict says that the text may go whole.
     pub fn query(&mut self, permit: &Permit) {
         self.message(b'Q', &[permit.text(), b"\0"]);
+    }
+
+    /// FunctionCall: one that reads a large object.
+    pub fn function_call(&mut self, permit: &FunctionPermit) {
+        self.message(b'F', &[permit.body()]);
     }
 
     /// Parse, with the parameter types (count and OIDs) as the client sent them.
