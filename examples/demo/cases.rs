@@ -24,14 +24,11 @@ const fn read(sql: &'static str, want: &'static str) -> Read {
 pub const READS: &[Read] = &[
     read("SELECT count(*) FROM communes", "720"),
     read("SELECT name FROM communes ORDER BY population DESC, code LIMIT 1", "Val-Huisne-les-Bains"),
-    read("SELECT count(*) FROM customers JOIN communes ON code = commune WHERE region = 'Bretagne'", "160"),
-    read(
-        "WITH w AS (SELECT max(score) AS s FROM scores GROUP BY commune) SELECT count(*) FROM w WHERE s > 70",
-        "239",
-    ),
+    read("SELECT count(*) FROM customers, communes WHERE code = commune AND lat > 48", "751"),
+    read("WITH worst AS (SELECT max(score) FROM scores) SELECT max > 80 FROM worst", "t"),
     read("SELECT round(max(average), 1) FROM regional_risk WHERE hazard = 'heat'", "45.8"),
     read("VALUES (risk_band(80.0)), (upper('functions that only compute pass'))", "severe"),
-    read("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'", "4"),
+    read("SELECT count(*) FROM information_schema.columns WHERE table_name = 'scores'", "4"),
     Read { sql: "EXPLAIN (ANALYZE, TIMING OFF) SELECT avg(score) FROM scores", want: None },
     read("SHOW transaction_read_only", "on"),
 ];
