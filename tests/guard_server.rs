@@ -1,0 +1,324 @@
+//! The guard's idea of PostgreSQL held against a real one.
+//!
+//! Invariant: what is compared here is decided by the server, never by a second copy of the rule.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fedgate::guard::{Context, Mode, Step, judge};
+use fedgate::ids::SourceName;
+use fedgate::sql::Limits;
+use fedgate::sql::catalogue::Catalogue;
+use fedgate::sql::lexer::{self, Item, Kind, Lexer};
+use fedgate::upstream::catalogue;
+use support::{Options, Postgres};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.expect("the server answers in time")
+}
+
+#[derive(serde::Deserialize)]
+struct Case {
+    sql: String,
+    want: String,
+    #[serde(default)]
+    pg: Option<u32>,
+}
+
+fn admitted_cases() -> Vec<(String, Case)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guard");
+    let mut cases = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let table: Vec<Case> = serde_yaml_ng::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let file = path.file_name().unwrap().to_string_lossy().into_owned();
+        cases.extend(table.into_iter().map(|case| (file.clone(), case)));
+    }
+    cases.retain(|(file, case)| case.want == "admit" && case.pg.is_none() && file != "writers.yaml");
+    cases
+}
+
+/// The first column's name and value of the one row that `sql` draws.
+async fn first(client: &Client, sql: &str) -> Result<(String, Option<String>), tokio_postgres::Error> {
+    let messages = client.simple_query(sql).await?;
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((row.columns()[0].name().to_owned(), row.get(0).map(str::to_owned)))
+        }
+        _ => None,
+    });
+    Ok(row.expect("a row"))
+}
+
+/// The tokens of a text, or `None` where the lexer refuses it.
+fn tokens(sql: &str) -> Option<Vec<(Kind, String)>> {
+    let tokens = lexer::tokens(sql, &Limits::default()).ok()?;
+    Some(tokens.into_iter().map(|token| (token.kind, token.text.into_owned())).collect())
+}
+
+#[tokio::test]
+async fn what_is_admitted_parses_on_the_server() {
+    let server = Postgres::start(Options::default());
+    let client = server.superuser_client("postgres").await;
+    let catalogue = Catalogue::stock(15).unwrap();
+    let (limits, source) = (Limits::default(), SourceName::new("s"));
+    let ctx = Context { catalogue: &catalogue, mode: Mode::ReadOnly, limits: &limits, source: &source };
+    let mut wrong = Vec::new();
+    let mut parsed = 0;
+    for (file, case) in admitted_cases() {
+        for step in judge(case.sql.as_bytes(), &ctx).steps {
+            // Cases about a customer's own functions are refused on a stock catalogue.
+            let Step::Admit(admitted) = step else { continue };
+            let text = std::str::from_utf8(admitted.permit.text()).unwrap();
+            parsed += 1;
+            if let Err(error) = within(client.prepare(text)).await
+                && error.code() == Some(&SqlState::SYNTAX_ERROR)
+            {
+                wrong.push(format!("{file}: {text}\n    {error:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {parsed}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(parsed > 300, "only {parsed} statements were tried");
+}
+
+#[tokio::test]
+async fn strings_mean_what_the_server_takes_them_for() {
+    let server = Postgres::start(Options::default());
+    let client = server.superuser_client("postgres").await;
+    let bodies = [
+        "'a'",
+        "''",
+        "''''",
+        "'a\\'",
+        "'a''b'",
+        "'\\''",
+        "'a'\n'b'",
+        "'a' \t\n \n 'b'",
+        "'a' -- c\n'b'",
+        "'a'--\n--\n'b'",
+        "'a'\r'b'",
+        "'a'\x0c\n'b'",
+        "'a'\n--x'b'\n'c'",
+        "E'a'",
+        "E'\\''",
+        "E'\\\\'",
+        "E'a\\nb'",
+        "E'\\tb\\r\\f\\b'",
+        "E'\\x41\\101\\7'",
+        "E'\\xe2\\x82\\xac'",
+        "E'\\u20ac\\U0001F600'",
+        "E'a'\n'\\x41'",
+        "E'\\q\\''''x'",
+        "E'a\\\nb'",
+        "e'\\141'",
+        "U&'a'",
+        "U&'\\0041\\+00005A'",
+        "u&'a\\\\b'",
+        "U&'a'\n'\\0041'",
+        "$$a$$",
+        "$$$$",
+        "$a$b$$c$a$",
+        "$a$b$b$a$",
+        "$é$x$é$",
+        "$a1_$;'\"$a1_$",
+        "N'a''b'",
+        "n'a\\'",
+        "'é€😀'",
+        "E'é\\'€'",
+        "'/*' /* ' */",
+        "'--' -- '\n",
+        "E'\\400'",
+        "E'\\x4'",
+        "E'\\08'",
+        "E'\\xg'",
+        "U&'\\00e9'",
+        "'a' /* */ -- x\n",
+        "$_$'$_$",
+        "$A$ $a$ $A$",
+    ];
+    for body in bodies {
+        let sql = format!("SELECT {body}");
+        let expected = within(first(&client, &sql)).await;
+        match (tokens(&sql), expected) {
+            (Some(tokens), Ok((_, value))) => {
+                let (kind, text) = tokens.last().unwrap();
+                assert!(matches!(kind, Kind::String | Kind::National), "{sql}: {kind:?}");
+                assert_eq!((tokens.len(), Some(text.as_str())), (2, value.as_deref()), "{sql}");
+            }
+            // A refusal is never wrong; a text that the server rejects harms nobody.
+            (None, _) | (_, Err(_)) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_mean_what_the_server_takes_them_for() {
+    let server = Postgres::start(Options::default());
+    let client = server.superuser_client("postgres").await;
+    let long = "x".repeat(80);
+    let accents = "é".repeat(40);
+    for name in [
+        "a",
+        "Abc",
+        "\"Abc\"",
+        "a$b",
+        "_a1",
+        "É",
+        "éA",
+        "\"a\"\"b\"",
+        "U&\"d\\0061t\\+000061\"",
+        "u&\"A\"",
+        "a\u{a0}b",
+        "\u{feff}a",
+        "\"a;--/*\"",
+        &long,
+        &long.to_uppercase(),
+        &format!("\"{long}\""),
+        &accents,
+        &format!("\"{accents}\""),
+        &format!("a{accents}"),
+    ] {
+        let sql = format!("SELECT 1 AS {name}");
+        let (expected, _) = within(first(&client, &sql)).await.unwrap();
+        assert_eq!(tokens(&sql).unwrap().last().unwrap().1, expected, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn statements_are_parted_where_the_server_parts_them() {
+    let server = Postgres::start(Options::default());
+    let client = server.superuser_client("postgres").await;
+    let catalogue = Catalogue::stock(15).unwrap();
+    let (limits, source) = (Limits::default(), SourceName::new("s"));
+    let ctx = Context { catalogue: &catalogue, mode: Mode::ReadOnly, limits: &limits, source: &source };
+    for sql in [
+        "SELECT 1; SELECT 2",
+        "SELECT ';'; SELECT 2;",
+        "SELECT '\\'; SELECT 2; --'",
+        "SELECT E'\\'; SELECT 2; --'",
+        "SELECT $a$;$a$; SELECT 2",
+        "SELECT 1 -- ;\n; SELECT 2",
+        "SELECT 1 -- ;\r; SELECT 2",
+        "SELECT /* /* ; */ ; */ 1; SELECT 2",
+        ";; SELECT 1;;; SELECT 2;",
+        "SELECT 1 AS a$b$; SELECT 2 AS a$b$",
+        "SELECT \";\" FROM (SELECT 1 AS \";\") x; SELECT 2",
+        "SELECT U&';'; SELECT 2",
+        "SELECT 'a'\n';b'; SELECT 2",
+        "SELECT 1 +-- ;\n2; SELECT 3",
+        "SELECT 3 */* ; */ 4; SELECT 5",
+        "SELECT 1\u{b}; SELECT 2",
+        "SELECT 1\u{c}; SELECT 2",
+    ] {
+        let messages = within(client.simple_query(sql)).await;
+        let Ok(messages) = messages else { continue };
+        let done = messages
+            .iter()
+            .filter(|message| matches!(message, SimpleQueryMessage::CommandComplete(_)))
+            .count();
+        assert_eq!(judge(sql.as_bytes(), &ctx).steps.len(), done, "{sql:?}");
+    }
+}
+
+/// What is harmful, by name and schema.
+fn harmful(catalogue: &Catalogue, names: &[String]) -> BTreeMap<String, usize> {
+    names
+        .iter()
+        .map(|name| {
+            (
+                name.clone(),
+                catalogue.functions(name).iter().filter(|function| function.harm.is_some()).count(),
+            )
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn an_ordinary_role_loads_the_catalogue() {
+    let server = Postgres::start(Options::default());
+    let admin = server.superuser_client("postgres").await;
+    within(admin.batch_execute(
+        "CREATE ROLE reader;
+         CREATE FUNCTION public.writes(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+         CREATE FUNCTION public.reads(text) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT true';
+         CREATE FUNCTION public.step(int, int) RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+         CREATE AGGREGATE public.total(int) (SFUNC = public.step, STYPE = int);
+         CREATE OPERATOR public.=== (LEFTARG = text, RIGHTARG = text, FUNCTION = pg_catalog.texteq);
+         CREATE FUNCTION public.same(text, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+         CREATE OPERATOR public.==== (LEFTARG = text, RIGHTARG = text, FUNCTION = public.same);
+         CREATE DOMAIN public.plain AS text CHECK (VALUE ~ '@' AND length(VALUE) > 2);
+         CREATE DOMAIN public.noted AS text CHECK (public.writes(VALUE));
+         CREATE DOMAIN public.inherited AS public.noted;
+         CREATE DOMAIN public.waits AS text CHECK (pg_catalog.pg_sleep(0) IS NOT NULL);
+         CREATE TABLE public.visits (id int, n public.noted);
+         CREATE TYPE public.mood AS ENUM ('sad', 'ok');
+         CREATE TYPE public.span AS RANGE (SUBTYPE = float8);
+         CREATE FUNCTION public.to_mood(int) RETURNS public.mood LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';",
+    ))
+    .await
+    .unwrap();
+    let client = server.superuser_client("postgres").await;
+    within(client.batch_execute("SET ROLE reader")).await.unwrap();
+    let loaded = within(catalogue::load(&client)).await.unwrap();
+    let names: Vec<String> =
+        within(admin.query("SELECT DISTINCT proname::text FROM pg_proc WHERE oid < 16384", &[]))
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+    let version: i32 =
+        within(admin.query_one("SELECT current_setting('server_version_num')::int / 10000", &[]))
+            .await
+            .unwrap()
+            .get(0);
+    let stock = Catalogue::stock(u32::try_from(version).unwrap()).unwrap();
+    assert_eq!(harmful(&loaded, &names), harmful(&stock, &names));
+
+    let (limits, source) = (Limits::default(), SourceName::new("s"));
+    let ctx = Context { catalogue: &loaded, mode: Mode::ReadOnly, limits: &limits, source: &source };
+    for (sql, admitted) in [
+        ("SELECT reads('a')", true),
+        ("SELECT writes('a')", false),
+        ("SELECT total(1)", false),
+        ("SELECT sum(1)", true),
+        ("SELECT 'a' === 'b'", true),
+        ("SELECT 'a' ==== 'b'", false),
+        ("SELECT 'a' = 'b'", true),
+        ("SELECT 'a@b'::plain", true),
+        ("SELECT 'a@b'::noted", false),
+        ("SELECT 'a@b'::inherited", false),
+        ("SELECT 'a@b'::waits", false),
+        ("SELECT '{a}'::noted[]", false),
+        ("SELECT '(1,a)'::visits", false),
+        ("SELECT 'ok'::mood, '[1,2]'::span", true),
+        ("SELECT * FROM visits", true),
+    ] {
+        let verdict = judge(sql.as_bytes(), &ctx);
+        let is = matches!(verdict.steps.as_slice(), [Step::Admit(_)]);
+        assert_eq!(is, admitted, "{sql}: {:?}", verdict.steps);
+    }
+    within(admin.batch_execute("CREATE CAST (int AS public.mood) WITH FUNCTION public.to_mood(int)"))
+        .await
+        .unwrap();
+    let loaded = within(catalogue::load(&client)).await.unwrap();
+    let ctx = Context { catalogue: &loaded, ..ctx };
+    assert!(matches!(judge(b"SELECT 1::mood", &ctx).steps.as_slice(), [Step::Refuse(_)]));
+}
+
+#[test]
+fn comments_and_tokens_are_told_apart() {
+    let mut lexer = Lexer::new("SELECT /* a */ 1 -- b");
+    let mut seen = Vec::new();
+    while let Some(item) = lexer.next_item().unwrap() {
+        seen.push(matches!(item, Item::Comment(_)));
+    }
+    assert_eq!(seen, [false, true, false, true]);
+}
