@@ -22,7 +22,7 @@ use super::sources::Sources;
 use super::workers::{Spawner, Workers};
 use crate::config::{Auth, Config, UsersFile};
 use crate::guard::VerdictCache;
-use crate::metrics::{Metrics, Outcome};
+use crate::metrics::{Metrics, Outcome, StartupFailure};
 use crate::session::{self, Cancels, Drain, Keepsakes, Shared, Throttle, Tls};
 use crate::status::{Phase, Status};
 
@@ -119,7 +119,7 @@ impl Gateway {
             None => None,
         };
         let mut sources = Sources::new(Arc::clone(&metrics), status.clone());
-        let files = Files::of(path, &config);
+        let files = Files::of(path, &config, &Files::default());
         let shared = watch::Sender::new(Arc::new(share(&config, &mut sources)?));
 
         let mut tasks = JoinSet::new();
@@ -184,6 +184,8 @@ impl Gateway {
 
     /// Takes up the configuration as the file has it now; a bad one is reported and the old one stays.
     fn reload(&mut self, why: &str) {
+        // Before they are read: what changes meanwhile counts as changed.
+        self.files.look();
         let reloaded = Config::load(&self.path).map_err(RunError::from).and_then(|config| {
             let running = Arc::clone(&self.shared.borrow());
             if config.gateway.listen != running.gateway.listen
@@ -192,18 +194,18 @@ impl Gateway {
             {
                 tracing::warn!("gateway.listen and the threads take effect at the next start");
             }
+            let files = Files::of(&self.path, &config, &self.files);
             let shared = share(&config, &mut self.sources)?;
-            Ok((config, shared))
+            Ok((files, shared))
         });
         match reloaded {
-            Ok((config, shared)) => {
-                self.files = Files::of(&self.path, &config);
+            Ok((files, shared)) => {
+                self.files = files;
                 self.shared.send_replace(Arc::new(shared));
                 self.metrics.config_reload(Outcome::Ok);
                 tracing::info!(why, "configuration reloaded");
             }
             Err(error) => {
-                self.files.look();
                 self.metrics.config_reload(Outcome::Failed);
                 tracing::error!(why, %error, "the new configuration cannot be used; the old one stays");
             }
@@ -234,19 +236,23 @@ fn listen(address: SocketAddr) -> Result<TcpListener, RunError> {
 }
 
 /// The files that a configuration hangs on, and how they looked last.
+#[derive(Default)]
 struct Files(Vec<(PathBuf, Option<(u64, SystemTime)>)>);
 
 impl Files {
-    fn of(path: &Path, config: &Config) -> Self {
+    /// Files that were looked at `before` keep that look.
+    fn of(path: &Path, config: &Config, before: &Self) -> Self {
         let mut paths = vec![path.to_owned()];
         if let Some(tls) = &config.gateway.tls {
             paths.extend([tls.certificate.clone(), tls.private_key.clone()]);
             paths.extend(tls.client_ca.clone());
         }
         paths.extend(config.sources.iter().filter_map(|source| source.tls.ca.clone()));
-        let mut files = Self(paths.into_iter().map(|path| (path, None)).collect());
-        files.look();
-        files
+        let seen = |path: &PathBuf| match before.0.iter().find(|(known, _)| known == path) {
+            Some((_, seen)) => *seen,
+            None => stamp(path),
+        };
+        Self(paths.into_iter().map(|path| (path.clone(), seen(&path))).collect())
     }
 
     fn look(&mut self) {
@@ -329,8 +335,11 @@ impl Acceptor {
             if let Some(place) = Place::take(&self.turned_away, TURNED_AWAY_AT_ONCE) {
                 tokio::spawn(async move {
                     let _place = place;
-                    session::turn_away(stream, &kept.metrics, draining).await;
+                    session::turn_away(stream, address, &shared, &kept, draining).await;
                 });
+            } else {
+                let reason = if draining { StartupFailure::Shutdown } else { StartupFailure::TooManyClients };
+                kept.metrics.startup_failed(reason);
             }
             return Ok(());
         };

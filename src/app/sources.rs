@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::config;
 use crate::ids::SourceName;
 use crate::metrics::{Metrics, SourceMetrics};
-use crate::session::{OpenSource, Snapshot};
+use crate::session::{self, OpenSource, Snapshot};
 use crate::sql;
 use crate::sql::catalogue::Catalogue;
 use crate::sql::comment::CommentFormat;
@@ -36,6 +36,7 @@ struct Kept {
     open: OpenSource,
     config: Arc<config::Source>,
     published: Published,
+    failures: Arc<watch::Sender<Option<Fault>>>,
     keeper: AbortHandle,
 }
 
@@ -74,11 +75,8 @@ impl Sources {
         let limits = sql::Limits { bytes: limits.statement_bytes, ..sql::Limits::default() };
         let mut previous = std::mem::take(&mut self.kept);
         for (config, source) in built {
-            let before = previous.remove(&config.name);
-            if let Some(before) = before.as_ref().filter(|before| same(&before.config, &config)) {
-                // Nothing to do but to look again: a password or certificate may be another one now.
-                before.open.stale.notify_one();
-            }
+            // The functions of another server say nothing about this one, and its sessions end.
+            let before = previous.remove(&config.name).filter(|before| same_server(&before.config, &config));
             let kept = self.keep(config, source, before, limits);
             self.kept.insert(kept.config.name.clone(), kept);
         }
@@ -105,13 +103,18 @@ impl Sources {
         let published = before
             .as_ref()
             .map_or_else(|| Arc::new(watch::Sender::new(None)), |before| Arc::clone(&before.published));
+        let failures = before
+            .as_ref()
+            .map_or_else(|| Arc::new(watch::Sender::new(None)), |before| Arc::clone(&before.failures));
         let known = published.borrow().as_ref().map(|snapshot| Arc::clone(&snapshot.catalogue));
         let keeper = Keeper {
             source: Arc::clone(&source),
             config: Arc::clone(&config),
             limits,
             published: Arc::clone(&published),
-            stale: Arc::default(),
+            failures: Arc::clone(&failures),
+            // Sessions of before ask by it too.
+            stale: before.as_ref().map(|before| Arc::clone(&before.open.stale)).unwrap_or_default(),
             reporter: reporter.clone(),
             metrics: metrics.clone(),
             generations: Arc::clone(&self.generations),
@@ -123,17 +126,19 @@ impl Sources {
         let open = OpenSource {
             source,
             snapshots: published.subscribe(),
+            failures: failures.subscribe(),
             stale: Arc::clone(&keeper.stale),
             metrics,
             reporter,
         };
         let keeper = tokio::spawn(keeper.run()).abort_handle();
-        Kept { open, config, published, keeper }
+        Kept { open, config, published, failures, keeper }
     }
 }
 
-fn same(one: &config::Source, other: &config::Source) -> bool {
-    format!("{one:?}") == format!("{other:?}")
+/// Hosts of one source are one database by the operator's word, so one in common is enough.
+fn same_server(one: &config::Source, other: &config::Source) -> bool {
+    one.database == other.database && one.hosts.iter().any(|host| other.hosts.contains(host))
 }
 
 /// Keeps the snapshot of one source.
@@ -142,6 +147,7 @@ struct Keeper {
     config: Arc<config::Source>,
     limits: sql::Limits,
     published: Published,
+    failures: Arc<watch::Sender<Option<Fault>>>,
     stale: Arc<Notify>,
     reporter: SourceReporter,
     metrics: SourceMetrics,
@@ -176,6 +182,7 @@ impl Keeper {
                     self.metrics.up(false);
                     self.reporter.catalogue_failed(fault);
                     self.reporter.down(fault, &detail);
+                    self.failures.send_replace(Some(fault));
                     tracing::error!(source = %self.config.name, detail, "the function catalogue could not be loaded");
                     backoff = (backoff * 2).min(LONGEST_BACKOFF);
                     backoff
@@ -212,7 +219,7 @@ impl Keeper {
 pub(super) async fn load_catalogue(source: &Source) -> Result<(String, Catalogue), (Fault, String)> {
     let load = async {
         let (client, connection) =
-            source.client().await.map_err(|error| (Fault::Unreachable, error.to_string()))?;
+            source.client().await.map_err(|error| (session::fault(&error), error.to_string()))?;
         let failed = |error: tokio_postgres::Error| (Fault::Catalogue, error.to_string());
         let loading = async {
             let version = client.query_one("SHOW server_version", &[]).await?.try_get::<_, String>(0)?;

@@ -4,11 +4,13 @@
 //! the gateway's own, and the source's never leave it.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::Rng;
 use subtle::ConstantTimeEq;
 
+use crate::metrics::{CancelOutcome, Metrics};
 use crate::upstream::{CancelTarget, Source};
 use crate::wire::startup::{CancelRequest, Version};
 
@@ -55,8 +57,25 @@ impl Cancels {
         Registration { cancels: Arc::clone(self), pid, secret }
     }
 
-    /// Whom a request means.
-    pub fn find(&self, request: &CancelRequest) -> Option<(Arc<Source>, CancelTarget)> {
+    /// Asks the source of the session that a request means to cancel; a wrong key does nothing.
+    pub async fn forward(&self, request: &CancelRequest, address: SocketAddr, metrics: &Metrics) {
+        let outcome = match self.find(request) {
+            None => {
+                tracing::info!(%address, "a cancel request with a key of no session");
+                CancelOutcome::Unknown
+            }
+            Some((source, target)) => match source.cancel(&target).await {
+                Ok(()) => CancelOutcome::Forwarded,
+                Err(error) => {
+                    tracing::warn!(%address, %error, "a cancel request could not be sent on");
+                    CancelOutcome::Failed
+                }
+            },
+        };
+        metrics.cancel(outcome);
+    }
+
+    fn find(&self, request: &CancelRequest) -> Option<(Arc<Source>, CancelTarget)> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = sessions.get(&request.pid)?;
         let right = bool::from(entry.secret.ct_eq(&request.secret));

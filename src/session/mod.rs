@@ -22,7 +22,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use cancel::Cancels;
 pub use drain::Drain;
@@ -35,13 +36,13 @@ pub use tls::{Tls, TlsError};
 use crate::config::{self, Auth, Look, Users, UsersFile};
 use crate::guard::{Mode, Refusal, VerdictCache, settings};
 use crate::ids::{ClientUser, SourceName};
-use crate::metrics::{CancelOutcome, Metrics, SourceMetrics, StartupFailure, UpstreamState};
+use crate::metrics::{Metrics, SourceMetrics, StartupFailure, UpstreamState};
 use crate::sqlstate::SqlState;
 use crate::status::{Fault, SourceReporter};
 use crate::upstream::{Lease, OpenError, Opened, Opening, Source};
 use crate::wire::startup::Startup;
 use crate::wire::{BufferPool, ClientError, backend};
-use startup::{Greeted, Passwords, Relayed, StartupEnd, greet, negotiation};
+use startup::{Greeted, Passwords, Relayed, StartupEnd, greet, negotiation, pass};
 
 /// How long a session waits for the function catalogue of a source that was not asked yet.
 const CATALOGUE_WAIT: Duration = Duration::from_secs(10);
@@ -73,6 +74,8 @@ pub struct OpenSource {
     pub source: Arc<Source>,
     /// `None` until the function catalogue was loaded.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// Why the last load of the catalogue that failed did.
+    pub failures: watch::Receiver<Option<Fault>>,
     /// Asks for the catalogue to be loaded anew.
     pub stale: Arc<Notify>,
     pub metrics: SourceMetrics,
@@ -99,19 +102,72 @@ impl Default for Buffers {
     }
 }
 
-/// Tells a client that there is no room for it; nothing of it was read.
-pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(stream: S, metrics: &Metrics, draining: bool) {
+/// Tells a client that there is no room for it, in the words of its protocol and with TLS if it asks for it.
+///
+/// A cancel request is heard all the same: it may be what makes room.
+pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    address: SocketAddr,
+    shared: &Shared,
+    kept: &Keepsakes,
+    draining: bool,
+) {
+    let mut slot = Some(ClientStream::Plain(stream));
+    if let Ok(Ok(Greeted::Cancel(request))) = timeout(FAREWELL, greet(&mut slot, shared.tls.as_ref())).await {
+        let forward = kept.cancels.forward(&request, address, &kept.metrics);
+        let _ = timeout(shared.gateway.startup_timeout, forward).await;
+        return;
+    }
     let (reason, error) = if draining {
-        let error = ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "the gateway is shutting down");
-        (StartupFailure::Shutdown, error)
+        (StartupFailure::Shutdown, shutting_down())
     } else {
         let error = ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .hint("The gateway's max_clients is reached; try again later.");
         (StartupFailure::TooManyClients, error)
     };
-    metrics.startup_failed(reason);
-    let mut stream = ClientStream::Plain(stream);
-    let _ = timeout(FAREWELL, stream.refuse(&error)).await;
+    kept.metrics.startup_failed(reason);
+    tracing::info!(%address, reason = error.message, "startup failed");
+    if let Some(stream) = &mut slot {
+        let _ = timeout(FAREWELL, stream.refuse(&error)).await;
+    }
+}
+
+fn shutting_down() -> ClientError {
+    ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "the gateway is shutting down")
+}
+
+/// Ends with the word to drain.
+async fn told_to_drain(mut drain: watch::Receiver<Drain>) {
+    if drain.wait_for(|word| *word != Drain::Not).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Passes the word to drain on to one session, and says it to that session alone when a reload has
+/// taken its source, or its access to it. Never ends by itself.
+async fn watch_over(
+    word: watch::Sender<Drain>,
+    mut drain: watch::Receiver<Drain>,
+    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    who: Who,
+) {
+    loop {
+        let said = *drain.borrow_and_update();
+        let allowed = snapshots.borrow_and_update().as_ref().is_none_or(|snapshot| {
+            snapshot.config.allows(&who.user, who.address.ip().to_canonical(), who.certified)
+        });
+        let said = if allowed { said } else { Drain::Now };
+        word.send_if_modified(|heard| std::mem::replace(heard, said) != said);
+        let kept = tokio::select! {
+            heard = drain.changed() => heard,
+            heard = snapshots.changed() => heard,
+        };
+        if kept.is_err() {
+            // Nobody keeps this source any more.
+            word.send_replace(Drain::Now);
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// One client, from its first byte to its last.
@@ -126,13 +182,12 @@ pub async fn serve<S>(
 {
     let began = Instant::now();
     let mut slot = Some(ClientStream::Plain(stream));
-    let begin = begin(&mut slot, address, &shared, &kept);
-    let begun = match timeout(shared.gateway.startup_timeout, begin).await {
-        Ok(begun) => begun,
-        Err(_) => {
-            let error = ClientError::fatal(SqlState::PROTOCOL_VIOLATION, "startup took too long")
-                .hint("The gateway's startup_timeout is over.");
-            Err(StartupEnd::Refused(StartupFailure::Timeout, error))
+    let mut waiting = None;
+    let begin = begin(&mut slot, &mut waiting, address, &shared, &kept);
+    let begun = tokio::select! {
+        begun = timeout(shared.gateway.startup_timeout, begin) => begun.unwrap_or_else(|_| Err(too_long(waiting))),
+        () = told_to_drain(kept.drain.clone()) => {
+            Err(StartupEnd::Refused(StartupFailure::Shutdown, shutting_down()))
         }
     };
     let begun = match begun {
@@ -158,6 +213,9 @@ pub async fn serve<S>(
     let config = Arc::clone(&snapshot.config);
     let user = who.user.clone();
     tracing::info!(source = %config.name, %user, %address, took = ?began.elapsed(), "session began");
+    let (word, drain) = watch::channel(*kept.drain.borrow());
+    let watch_over = watch_over(word, kept.drain.clone(), open.snapshots.clone(), who.clone());
+    let _watched = AbortOnDropHandle::new(tokio::spawn(watch_over));
     let judge = Judge::new(
         who,
         open.snapshots.clone(),
@@ -173,7 +231,7 @@ pub async fn serve<S>(
         source: Arc::clone(&open.source),
         judge,
         limits: shared.gateway.limits.clone(),
-        drain: kept.drain.clone(),
+        drain,
         timeouts: Timeouts {
             statement: config.statement_timeout,
             idle_in_transaction: config.idle_in_transaction_timeout,
@@ -212,8 +270,28 @@ struct Begun {
     _registration: cancel::Registration,
 }
 
+/// `startup_timeout` is over; `waiting`: for that source, not for the client.
+fn too_long(waiting: Option<OpenSource>) -> StartupEnd {
+    let Some(open) = waiting else {
+        let error = ClientError::fatal(SqlState::PROTOCOL_VIOLATION, "startup took too long")
+            .hint("The gateway's startup_timeout is over.");
+        return StartupEnd::Refused(StartupFailure::Timeout, error);
+    };
+    open.metrics.up(false);
+    open.reporter.down(Fault::Timeout, "no session within startup_timeout");
+    let error = unavailable(&open, "The gateway could not open a session there: timed out.");
+    StartupEnd::Refused(StartupFailure::SourceDown, error)
+}
+
+fn unavailable(open: &OpenSource, detail: &str) -> ClientError {
+    let message = format!("source \"{}\" is not available", open.source.name());
+    ClientError::fatal(SqlState::CANNOT_CONNECT_NOW, message).detail(detail)
+}
+
+/// `waiting` is set while it is the source that is waited for.
 async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     slot: &mut Option<ClientStream<S>>,
+    waiting: &mut Option<OpenSource>,
     address: SocketAddr,
     shared: &Shared,
     kept: &Keepsakes,
@@ -221,17 +299,7 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let startup = match greet(slot, shared.tls.as_ref()).await? {
         Greeted::Startup(startup) => startup,
         Greeted::Cancel(request) => {
-            let outcome = match kept.cancels.find(&request) {
-                None => CancelOutcome::Unknown,
-                Some((source, target)) => match source.cancel(&target).await {
-                    Ok(()) => CancelOutcome::Forwarded,
-                    Err(error) => {
-                        tracing::warn!(%address, %error, "a cancel request could not be sent on");
-                        CancelOutcome::Failed
-                    }
-                },
-            };
-            kept.metrics.cancel(outcome);
+            kept.cancels.forward(&request, address, &kept.metrics).await;
             return Ok(None);
         }
     };
@@ -275,8 +343,9 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
         _ => user.as_str(),
     };
     let open = find(shared, database, &user, address.ip(), certified)?;
-    let snapshot = snapshot(open).await?;
     let settings = startup_settings(&startup)?;
+    *waiting = Some(open.clone());
+    let snapshot = snapshot(open).await?;
 
     let mode = if snapshot.config.is_writer(&user) { Mode::ReadWrite } else { Mode::ReadOnly };
     let name_prefix = format!("fedgate/{user}");
@@ -293,12 +362,23 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let upstream = open.metrics.upstream(UpstreamState::Opening);
     let asked = Instant::now();
     let opened = match &shared.gateway.auth {
-        Auth::Relay => open.source.open_relayed(&opening, user.as_str(), &mut Relayed(stream)).await,
+        Auth::Relay => {
+            // From here on the client is waited for too; the source's waits have their own ends.
+            *waiting = None;
+            pass(&kept.throttle, address.ip(), user.as_str()).await?;
+            open.source.open_relayed(&opening, user.as_str(), &mut Relayed(stream)).await
+        }
         Auth::Scram { .. } | Auth::Trust => open.source.open(&opening).await,
     };
+    *waiting = None;
     let lease = match opened {
         Ok(lease) => lease,
-        Err(error) => return Err(source_failed(open, stream, &error).await),
+        Err(error) => {
+            if error.relayed().is_some() {
+                kept.throttle.failed(address.ip(), Instant::now());
+            }
+            return Err(source_failed(open, stream, &error).await);
+        }
     };
     open.metrics.upstream_opened(asked.elapsed());
     open.metrics.up(true);
@@ -366,26 +446,32 @@ fn find<'a>(
         })
 }
 
-/// The snapshot in force; waits for the first one.
+/// The snapshot in force; waits for the first one, or until it is known why there is none.
 async fn snapshot(open: &OpenSource) -> Result<Arc<Snapshot>, StartupEnd> {
-    let mut snapshots = open.snapshots.clone();
-    if let Some(snapshot) = snapshots.borrow().clone() {
+    if let Some(snapshot) = open.snapshots.borrow().clone() {
         return Ok(snapshot);
     }
+    let mut snapshots = open.snapshots.clone();
+    let mut failures = open.failures.clone();
+    failures.mark_unchanged();
     open.stale.notify_one();
-    let first = timeout(CATALOGUE_WAIT, snapshots.wait_for(Option::is_some)).await;
-    match first {
-        Ok(Ok(snapshot)) => snapshot.clone().ok_or(()),
-        Ok(Err(_)) | Err(_) => Err(()),
-    }
-    .map_err(|()| {
-        let error = ClientError::fatal(
-            SqlState::CANNOT_CONNECT_NOW,
-            format!("source \"{}\" is not available", open.source.name()),
-        )
-        .detail("The gateway could not load the source's function catalogue, without which no statement can be judged.");
-        StartupEnd::Refused(StartupFailure::SourceDown, error)
-    })
+    let loaded =
+        async move { snapshots.wait_for(Option::is_some).await.ok().and_then(|first| first.clone()) };
+    let failed = async move { failures.changed().await.ok().and_then(|()| *failures.borrow()) };
+    let fault = tokio::select! {
+        biased;
+        loaded = loaded => match loaded {
+            Some(snapshot) => return Ok(snapshot),
+            None => None,
+        },
+        fault = failed => fault,
+        () = sleep(CATALOGUE_WAIT) => None,
+    };
+    let detail = format!(
+        "The gateway has not loaded the source's function catalogue yet, without which no statement can be judged: {}.",
+        fault.unwrap_or(Fault::Timeout).as_str()
+    );
+    Err(StartupEnd::Refused(StartupFailure::SourceDown, unavailable(open, &detail)))
 }
 
 /// Logs what happened in full, and gives what the client may know.
@@ -404,9 +490,37 @@ async fn source_failed<S: AsyncRead + AsyncWrite + Unpin>(
     if told.sqlstate == SqlState::CANNOT_CONNECT_NOW {
         tracing::error!(source = %open.source.name(), %error, "source is not available");
         open.metrics.up(false);
-        open.reporter.down(Fault::Unreachable, &error.to_string());
+        open.reporter.down(fault(error), &error.to_string());
     }
     StartupEnd::Refused(StartupFailure::SourceDown, told)
+}
+
+/// In general words, why there is no session.
+pub fn fault(error: &OpenError) -> Fault {
+    use crate::upstream::Failure;
+    let Some(last) = error.failures().last() else {
+        return Fault::Unreachable;
+    };
+    match &last.failure {
+        Failure::Resolve(_) | Failure::Connect(_) | Failure::Closed(_) | Failure::Broken(..) => {
+            Fault::Unreachable
+        }
+        Failure::TimedOut(_) => Fault::Timeout,
+        Failure::Tls(_) | Failure::TlsDeclined => Fault::Tls,
+        Failure::Nonsense(_) => Fault::Protocol,
+        Failure::UnsupportedAuthentication(_)
+        | Failure::ClearText
+        | Failure::Scram(_)
+        | Failure::Conversation(_) => Fault::Authentication,
+        Failure::NoPassword | Failure::PasswordFile { .. } => Fault::Secret,
+        Failure::Pin { .. } | Failure::Setting(_) => Fault::Pinning,
+        Failure::Server(error) => match error.sqlstate.as_str() {
+            "53300" => Fault::Full,
+            "57P01" | "57P02" | "57P03" => Fault::NotReady,
+            code if code.starts_with("28") => Fault::Authentication,
+            _ => Fault::Unreachable,
+        },
+    }
 }
 
 /// The startup settings of a client, by the same allow list as SET.
@@ -416,10 +530,20 @@ fn startup_settings(startup: &Startup) -> Result<Vec<(String, String)>, StartupE
         let error = ClientError { detail: refusal.detail, hint: refusal.hint, ..error };
         StartupEnd::Refused(StartupFailure::Setting, error)
     };
+    // As in PostgreSQL, keys of their own count after `options`, and of two the later one.
     let mut settings: Vec<(String, String)> = Vec::new();
+    let mut set = |name: String, value: String| {
+        settings.retain(|(known, _)| *known != name);
+        settings.push((name, value));
+    };
+    for (name, value) in
+        settings::startup_options(startup.get("options").unwrap_or_default()).map_err(denied)?
+    {
+        set(name, value);
+    }
     for (key, value) in &startup.parameters {
         match key.as_str() {
-            "user" | "database" => {}
+            "user" | "database" | "options" => {}
             "replication" => {
                 if !matches!(value.to_ascii_lowercase().as_str(), "false" | "off" | "no" | "0") {
                     let error = ClientError::fatal(
@@ -429,10 +553,9 @@ fn startup_settings(startup: &Startup) -> Result<Vec<(String, String)>, StartupE
                     return Err(StartupEnd::Refused(StartupFailure::Setting, error));
                 }
             }
-            "options" => settings.extend(settings::startup_options(value).map_err(denied)?),
             _ => {
                 let setting = settings::judge_setting(key, value).map_err(denied)?;
-                settings.push((setting.name, setting.value));
+                set(setting.name, setting.value);
             }
         }
     }

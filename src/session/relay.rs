@@ -369,6 +369,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 Ok(Some(header)) => header,
                 Err(error) => return Err(protocol(error.to_string())),
             };
+            if !known(header.kind) {
+                // At once: its length means nothing, and what it announces may never come.
+                return Err(protocol(format!("invalid frontend message type {}", header.kind)));
+            }
             if header.size > longest(header.kind, limit) {
                 return Err(protocol(format!(
                     "invalid message length in message of type {:#04x}",
@@ -1056,6 +1060,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
 /// A name for a Parse of the gateway's own, which never succeeds and so never exists.
 const OWN_NAME: &[u8] = b"fedgate refused a statement";
+
+fn known(kind: u8) -> bool {
+    b"QPBDECFHSXdcf".contains(&kind)
+}
 
 fn longest(kind: u8, limit: usize) -> usize {
     match kind {

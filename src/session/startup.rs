@@ -36,6 +36,9 @@ const ENCRYPTION_REQUESTS: usize = 2;
 /// Longest authentication message of a client.
 const LONGEST_ANSWER: usize = 10_000;
 
+/// Bytes of a client that is told goodbye that are still taken.
+const MOST_UNREAD: usize = 64 * 1024;
+
 /// A client's connection, encrypted or not.
 pub enum ClientStream<S> {
     Plain(S),
@@ -201,7 +204,9 @@ impl Passwords<'_> {
         let known = self.users.get(user);
         // The same number of rounds as everybody's, or it would tell who is there.
         let rounds = self.users.usual_iterations();
-        let verifier = known.cloned().unwrap_or_else(|| mock_verifier(self.mock_secret, user, rounds));
+        // Made for everybody, so that making it tells nobody apart.
+        let mock = mock_verifier(self.mock_secret, user, rounds);
+        let verifier = known.cloned().unwrap_or(mock);
         let mut exchange = Exchange::new(verifier, known.is_none(), end_point);
         let mut out = BytesMut::new();
         backend::authentication_sasl(exchange.mechanisms(), &mut out);
@@ -219,18 +224,7 @@ impl Passwords<'_> {
         stream.flush().await?;
 
         let last = read_answer(stream).await?;
-        match self.throttle.gate(address, Instant::now()) {
-            Gate::Open => {}
-            Gate::After(wait) => tokio::time::sleep(wait).await,
-            Gate::Closed => {
-                let end = refused(
-                    StartupFailure::Throttled,
-                    SqlState::INVALID_PASSWORD,
-                    format!("password authentication failed for user \"{user}\""),
-                );
-                return Err(end);
-            }
-        }
+        pass(self.throttle, address, user).await?;
         let proved = exchange.last(&last).map_err(|error| {
             if error == ScramError::Proof {
                 self.throttle.failed(address, Instant::now());
@@ -241,6 +235,22 @@ impl Passwords<'_> {
         backend::authentication_sasl_final(proved, &mut out);
         stream.write_all(&out).await?;
         Ok(())
+    }
+}
+
+/// Holds up whoever guesses; who is turned away cannot tell it from a wrong password.
+pub async fn pass(throttle: &Throttle, address: IpAddr, user: &str) -> Result<(), StartupEnd> {
+    match throttle.gate(address, Instant::now()) {
+        Gate::Open => Ok(()),
+        Gate::After(wait) => {
+            tokio::time::sleep(wait).await;
+            Ok(())
+        }
+        Gate::Closed => Err(refused(
+            StartupFailure::Throttled,
+            SqlState::INVALID_PASSWORD,
+            format!("password authentication failed for user \"{user}\""),
+        )),
     }
 }
 
@@ -327,13 +337,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
         }
     }
 
-    /// Says goodbye with an error, as far as the client can hear it.
+    /// Says goodbye with an error, as far as the client can hear it, and waits until it has closed.
+    ///
+    /// The caller bounds the wait.
     pub async fn refuse(&mut self, error: &ClientError) {
         let mut out = BytesMut::with_capacity(256);
         error.encode(&mut out);
         // It may have gone already; then nobody is there to be told.
         let _ = self.write_all(&out).await;
         let _ = self.shutdown().await;
+        // Closing with bytes unread resets the connection, and the client may lose the error.
+        let mut rest = [0; 1024];
+        let mut left = MOST_UNREAD;
+        while left > 0 {
+            match self.read(&mut rest).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
     }
 }
 
