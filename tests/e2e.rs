@@ -42,7 +42,7 @@ fn pushed_down(outcome: &Outcome) {
         ("aggregate", &["count(*)", "GROUP BY \"district_id\""]),
         ("top-n", &["ORDER BY \"value\"", "LIMIT 5"]),
         ("limit", &["LIMIT 37"]),
-        ("join", &["INNER JOIN", "ON l."]),
+        ("join", &["INNER JOIN", "\"district_id_", "\"id_"]),
     ] {
         let found = outcome.arrived.iter().any(|logged| parts.iter().all(|part| logged.text.contains(part)));
         assert!(found, "{what} was not pushed down: no statement with {parts:?} arrived");

@@ -34,6 +34,10 @@ public class PgJdbc {
     }
 
     public static void main(String[] arguments) throws Exception {
+        if (PART.equals("tls")) {
+            tls();
+            return;
+        }
         if (!PART.equals("writes")) {
             metadata();
             reads();
@@ -53,6 +57,26 @@ public class PgJdbc {
         }
         return DriverManager.getConnection("jdbc:postgresql://" + System.getenv("PGHOST") + ":" + System.getenv("PGPORT") + "/" + System.getenv("PGDATABASE"),
             properties);
+    }
+
+    /** FEDGATE_CA is the file of the authority that signed the gateway's certificate. */
+    static void tls() {
+        String ca = System.getenv("FEDGATE_CA");
+        for (String[] options : new String[][] {
+            {"sslmode", "verify-full"},
+            {"sslmode", "verify-full", "channelBinding", "require"},
+            {"sslmode", "verify-full", "sslNegotiation", "direct"},
+            {"sslmode", "require"},
+        }) {
+            read(String.join(" ", options), () -> {
+                String[] all = java.util.Arrays.copyOf(options, options.length + 2);
+                all[options.length] = "sslrootcert";
+                all[options.length + 1] = ca;
+                try (Connection db = connect(all)) {
+                    return List.of(query(db, "SELECT count(*) FROM survey.building"), attempt(() -> cancel(db)));
+                }
+            });
+        }
     }
 
     static void metadata() throws Exception {
