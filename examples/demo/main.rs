@@ -318,11 +318,9 @@ async fn writes(walk: &mut Walk, gateway: &Gateway) -> Result<usize, String> {
     walk.row_at(kept, WRITE_SHARE, startup, &right);
     let still = "SELECT count(*) FROM communes";
     match first_value(&client, still).await {
-        Ok(value) => walk.row(
-            value == "720",
-            "SELECT count(*) FROM communes",
-            &format!("{value}: the session goes on"),
-        ),
+        Ok(value) => {
+            walk.row_at(value == "720", WRITE_SHARE, still, &format!("{value}; the session goes on"))
+        }
         Err(error) => walk.row_at(false, WRITE_SHARE, still, &error),
     }
     Ok(sent)
