@@ -344,7 +344,7 @@ impl Normal<'_, '_> {
                 self.word("null", Keyword::NULL, token);
                 ControlFlow::Break(at + 1)
             }
-            "variadic" => {
+            "variadic" | "symmetric" | "asymmetric" => {
                 self.operand = false;
                 ControlFlow::Break(at + 1)
             }
