@@ -126,3 +126,47 @@ impl std::fmt::Debug for VerdictCache {
         f.debug_struct("VerdictCache").field("verdicts", &self.cache.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::Limits;
+    use crate::sql::catalogue::Catalogue;
+
+    #[test]
+    fn a_verdict_is_found_under_all_that_it_depends_on() {
+        let (old, new) = (Catalogue::default(), Catalogue::stock(15).unwrap());
+        let (one, other, limits) = (SourceName::new("one"), SourceName::new("other"), Limits::default());
+        let ctx = Context { catalogue: &old, mode: Mode::ReadOnly, limits: &limits, source: &one };
+        let cache = VerdictCache::new(1 << 20);
+        let sql = b"SELECT lower('a')";
+        let first = cache.judge(sql, &ctx, 1);
+        assert!(matches!(first.steps.as_slice(), [Step::Refuse(_)]));
+        assert!(Arc::ptr_eq(&first, &cache.judge(sql, &ctx, 1)));
+        // The next generation knows the function; the old verdict is not found.
+        let ctx = Context { catalogue: &new, ..ctx };
+        let second = cache.judge(sql, &ctx, 2);
+        assert!(matches!(second.steps.as_slice(), [Step::Admit(_)]));
+        assert!(!Arc::ptr_eq(&second, &cache.judge(sql, &Context { source: &other, ..ctx }, 2)));
+        assert!(!Arc::ptr_eq(&second, &cache.judge(sql, &Context { mode: Mode::ReadWrite, ..ctx }, 2)));
+        assert!(!Arc::ptr_eq(&second, &cache.judge(b"SELECT lower('b')", &ctx, 2)));
+        assert!(Arc::ptr_eq(&second, &cache.judge(sql, &ctx, 2)));
+    }
+
+    #[test]
+    fn it_stays_within_its_bytes() {
+        let catalogue = Catalogue::default();
+        let (source, limits) = (SourceName::new("s"), Limits::default());
+        let ctx = Context { catalogue: &catalogue, mode: Mode::ReadOnly, limits: &limits, source: &source };
+        let cache = VerdictCache::new(256 << 10);
+        for number in 0..5_000 {
+            cache.judge(format!("SELECT {number}").as_bytes(), &ctx, 1);
+        }
+        assert!(cache.cache.weight() <= 256 << 10);
+        assert!(cache.len() < 5_000 && !cache.is_empty());
+        // Too long to be kept at all.
+        let before = cache.len();
+        cache.judge(format!("SELECT '{}'", "x".repeat(LONGEST_TEXT)).as_bytes(), &ctx, 1);
+        assert_eq!(cache.len(), before);
+    }
+}

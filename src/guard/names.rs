@@ -237,7 +237,7 @@ impl<'c> Names<'c> {
             match token.kind {
                 Kind::Operator => self.operator(&token.text, offset)?,
                 Kind::Word(_) | Kind::Quoted => {
-                    if matches!(token.kind, Kind::Word(_)) {
+                    if self.catalogue.has_harmful_operators() && matches!(token.kind, Kind::Word(_)) {
                         for symbol in implied_operators(&token.text) {
                             self.operator(symbol, offset)?;
                         }

@@ -226,6 +226,11 @@ impl Catalogue {
         self.operators.get(symbol).and_then(|functions| functions.first()).map(|function| &**function)
     }
 
+    /// Is there any operator that is not harmless?
+    pub fn has_harmful_operators(&self) -> bool {
+        !self.operators.is_empty()
+    }
+
     /// How many function names, operator symbols and type names are known.
     pub fn size(&self) -> (usize, usize, usize) {
         (self.functions.len(), self.operators.len(), self.types.len())

@@ -24,13 +24,31 @@ pub enum Category {
 
 /// The category of an unquoted word in lower case, and the parser's key word for it.
 pub fn lookup(word: &str) -> (Category, Keyword) {
-    match WORDS.binary_search_by(|(known, _, _)| (*known).cmp(word)) {
-        Ok(at) => WORDS
-            .get(at)
-            .map_or((Category::Plain, Keyword::NoKeyword), |(_, category, keyword)| (*category, *keyword)),
-        Err(_) => (Category::Plain, Keyword::NoKeyword),
+    const PLAIN: (Category, Keyword) = (Category::Plain, Keyword::NoKeyword);
+    let Some(letter @ b'a'..=b'z') = word.bytes().next() else { return PLAIN };
+    let bucket = usize::from(letter - b'a');
+    let (Some(start), Some(end)) = (STARTS.get(bucket), STARTS.get(bucket + 1)) else { return PLAIN };
+    let words = WORDS.get(*start..*end).unwrap_or_default();
+    match words.binary_search_by(|(known, _, _)| (*known).cmp(word)) {
+        Ok(at) => words.get(at).map_or(PLAIN, |(_, category, keyword)| (*category, *keyword)),
+        Err(_) => PLAIN,
     }
 }
+
+/// Where the words of each letter begin in [`WORDS`], and where they end.
+const STARTS: [usize; 27] = {
+    let mut starts = [0; 27];
+    let mut letter = 0;
+    let mut at = 0;
+    while letter < 27 {
+        while at < WORDS.len() && WORDS[at].0.as_bytes()[0] < b'a' + letter as u8 {
+            at += 1;
+        }
+        starts[letter] = at;
+        letter += 1;
+    }
+    starts
+};
 
 #[rustfmt::skip]
 const WORDS: &[(&str, Category, Keyword)] = &[

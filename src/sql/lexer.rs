@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use sqlparser::keywords::Keyword;
+
 use super::Limits;
 use super::keyword::{self, Category};
 
@@ -55,6 +57,8 @@ pub struct Token<'a> {
     /// Byte offsets into the text.
     pub start: usize,
     pub end: usize,
+    /// The parser's key word for an unquoted word.
+    pub keyword: Keyword,
 }
 
 impl Token<'_> {
@@ -262,7 +266,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn token(&self, kind: Kind, text: Cow<'a, str>, start: usize) -> Result<Option<Item<'a>>> {
-        Ok(Some(Item::Token(Token { kind, text, start, end: self.at })))
+        Ok(Some(Item::Token(Token { kind, text, start, end: self.at, keyword: Keyword::NoKeyword })))
     }
 
     fn symbol(&mut self, kind: Kind, bytes: usize) -> Result<Option<Item<'a>>> {
@@ -353,8 +357,9 @@ impl<'a> Lexer<'a> {
                     Cow::Borrowed(spelled)
                 };
                 let name = cut(name);
-                let (category, _) = keyword::lookup(&name);
-                self.token(Kind::Word(category), name, start)
+                let (category, keyword) = keyword::lookup(&name);
+                let kind = Kind::Word(category);
+                Ok(Some(Item::Token(Token { kind, text: name, start, end: self.at, keyword })))
             }
             _ => syntax(start, "unexpected character"),
         }

@@ -11,7 +11,7 @@ use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Span, Token as Out, TokenWithSpan, Word};
 
-use super::keyword::{self, Category};
+use super::keyword::Category;
 use super::lexer::{Kind, Token};
 
 /// How deep sqlparser may recurse; a bracket takes two to three of these.
@@ -201,9 +201,8 @@ impl Normal<'_, '_> {
                 if let ControlFlow::Break(next) = self.special_word(token, category, at, label) {
                     return next;
                 }
-                let (_, keyword) = keyword::lookup(&token.text);
-                let keyword =
-                    if at > 0 && self.kind(at - 1) == Some(Kind::Dot) { Keyword::NoKeyword } else { keyword };
+                let behind_dot = at > 0 && self.kind(at - 1) == Some(Kind::Dot);
+                let keyword = if behind_dot { Keyword::NoKeyword } else { token.keyword };
                 self.operand = label
                     || !matches!(category, Category::Reserved | Category::TypeFunction)
                     || ends_operand(&token.text);
@@ -300,8 +299,7 @@ impl Normal<'_, '_> {
             return ControlFlow::Continue(());
         }
         if matches!(category, Category::Plain | Category::Unreserved)
-            && !token.is("escape")
-            && !token.is("zone")
+            && !["escape", "zone", "rows", "range", "groups"].iter().any(|word| token.is(word))
             // `COLUMNS a int PATH 'x'`, rather than `path '(1,2)'`
             && (!token.is("path") || !self.operand)
             && let Some(next) = self.typed_literal(at)
@@ -346,7 +344,7 @@ impl Normal<'_, '_> {
                 self.word("null", Keyword::NULL, token);
                 ControlFlow::Break(at + 1)
             }
-            "variadic" => {
+            "variadic" | "symmetric" | "asymmetric" => {
                 self.operand = false;
                 ControlFlow::Break(at + 1)
             }
@@ -523,5 +521,10 @@ pub fn types(tokens: &[Token<'_>]) -> Result<Tree, ParseError> {
 
 fn made<'a>(kind: Kind, text: &'static str, before: &[Token<'_>]) -> Token<'a> {
     let start = before.first().map_or(0, |token| token.start);
-    Token { kind, text: text.into(), start, end: start }
+    let keyword = match text {
+        "select" => Keyword::SELECT,
+        "null" => Keyword::NULL,
+        _ => Keyword::NoKeyword,
+    };
+    Token { kind, text: text.into(), start, end: start, keyword }
 }
