@@ -299,9 +299,15 @@ impl Normal<'_, '_> {
         if label && self.kind(at - 1) == Some(Kind::Dot) {
             return ControlFlow::Continue(());
         }
-        if matches!(category, Category::Plain | Category::Unreserved)
-            && !token.is("escape")
-            && !token.is("zone")
+        // A schema may be called by words that no type is called by.
+        let named = match category {
+            Category::Plain | Category::Unreserved => true,
+            Category::ColumnName => self.kind(at + 1) == Some(Kind::Dot),
+            Category::TypeFunction | Category::Reserved => false,
+        };
+        if named
+            && (!token.is("escape") || !self.operand)
+            && (!token.is("zone") || !self.is(at.wrapping_sub(1), "time"))
             // `COLUMNS a int PATH 'x'`, rather than `path '(1,2)'`
             && (!token.is("path") || !self.operand)
             && let Some(next) = self.typed_literal(at)
