@@ -102,6 +102,8 @@ fn customer(version: u32) -> Catalogue {
         (20_005, "audited", vec![], None, Some("CHECK (public.log_visit(VALUE))")),
         (20_006, "_audited", vec![20_005], None, None),
         (20_007, "noisy", vec![], Some("noisy_in"), None),
+        // a table that is called as a function is
+        (20_008, "log_visit", vec![], None, None),
     ] {
         builder.r#type(TypeRow {
             oid,

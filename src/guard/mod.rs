@@ -54,6 +54,28 @@ pub fn judge(text: &[u8], ctx: &Context<'_>) -> Verdict {
     }
 }
 
+/// Judges the parameter types of a Parse message, a count and OIDs as they lie: a Bind makes values of
+/// these, which runs what their input functions and CHECK constraints run.
+///
+/// # Errors
+/// The refusal, of class `function`.
+pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refusal> {
+    if ctx.mode == Mode::ReadWrite {
+        return Ok(());
+    }
+    let names = Names { catalogue: ctx.catalogue };
+    for oid in types.get(2..).unwrap_or_default().chunks_exact(4) {
+        let oid = oid.iter().fold(0, |oid, byte| oid << 8 | u32::from(*byte));
+        let judged = match ctx.catalogue.type_name(oid) {
+            Some(None) => Ok(()),
+            Some(Some((schema, name))) => names.r#type(&[schema, name], None),
+            None => names.r#type(&[&oid.to_string()], None),
+        };
+        judged.map_err(|refusal| refusal.for_source(ctx.source))?;
+    }
+    Ok(())
+}
+
 /// Does this refusal stop the statements before it, too?
 fn is_of_the_whole_text(refusal: &Refusal) -> bool {
     use crate::ids::RefusalClass::{Encoding, Function, Limit, Mode, Protocol, Setting, Unverified, Write};

@@ -152,7 +152,7 @@ impl<'c> Names<'c> {
             .at(offset))
     }
 
-    /// `a.name`, which is `name(a)` when `a` has no such column.
+    /// `a.name`, which is `name(a)` when `a` has no such column, and a cast where no function fits.
     pub fn attribute(&self, name: &str, offset: Option<usize>) -> Result<()> {
         for function in self.catalogue.functions(name) {
             if function.one_argument
@@ -161,7 +161,7 @@ impl<'c> Names<'c> {
                 return Err(harm(name, why).at(offset));
             }
         }
-        Ok(())
+        if self.catalogue.types(name).is_empty() { Ok(()) } else { self.r#type(&[name], offset) }
     }
 
     /// A type that a value is made of.
@@ -242,9 +242,16 @@ impl<'c> Names<'c> {
                             self.operator(symbol, offset)?;
                         }
                     }
-                    if !tokens.get(at + 1).is_some_and(|next| next.kind == Kind::LeftParen)
-                        || token.kind == Kind::Word(Category::Reserved)
-                    {
+                    let field = at.checked_sub(1).and_then(|at| tokens.get(at)).map(|token| token.kind)
+                        == Some(Kind::Dot);
+                    if !tokens.get(at + 1).is_some_and(|next| next.kind == Kind::LeftParen) {
+                        // A table may be called as a function is; of others the tree is no witness.
+                        if field && self.catalogue.types(&token.text).is_empty() {
+                            self.attribute(&token.text, offset)?;
+                        }
+                        continue;
+                    }
+                    if token.kind == Kind::Word(Category::Reserved) && !field {
                         continue;
                     }
                     if token.text == "set_config" {
@@ -284,7 +291,8 @@ fn qualified<'t, 'a>(tokens: &'t [Token<'a>], at: usize) -> (Vec<&'t Token<'a>>,
 /// Operators that syntax uses without writing them.
 fn implied_operators(word: &str) -> &'static [&'static str] {
     match word {
-        "in" | "using" | "natural" | "case" | "nullif" | "distinct" => &["="],
+        "using" | "natural" | "case" | "nullif" | "distinct" => &["="],
+        "in" => &["=", "<>"],
         "between" => &[">=", "<=", "<", ">"],
         "like" => &["~~", "!~~"],
         "ilike" => &["~~*", "!~~*"],

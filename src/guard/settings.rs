@@ -155,10 +155,12 @@ pub(super) fn judge_writer_setting(name: &str, value: &str) -> Result<(), Refusa
     if PINNED.contains(&name) { judge_setting(name, value).map(|_| ()) } else { Ok(()) }
 }
 
-/// May a client give this setting back its default? The defaults are the session's pins.
+/// May a client give this setting back its default? The defaults are the session's pins, but for
+/// `transaction_read_only`: its default is off, whatever `default_transaction_read_only` is.
 pub(super) fn judge_reset(name: &str) -> Result<(), Refusal> {
     match name {
         "role" | "session_authorization" => Err(role(name)),
+        "transaction_read_only" => Err(Refusal::mode()),
         _ => Ok(()),
     }
 }

@@ -73,6 +73,9 @@ const RESERVED_VALUES: &[&str] = &[
 /// Refuses reserved words where a name is due: sqlparser takes them, and what it then makes of the rest
 /// is not what PostgreSQL would.
 fn name(ident: &Ident) -> Result {
+    if ident.quote_style == Some('\'') {
+        return foreign("a string as a name");
+    }
     if ident.quote_style.is_none()
         && !RESERVED_VALUES.contains(&ident.value.as_str())
         && keyword::lookup(&ident.value).0 == Category::Reserved
@@ -283,7 +286,14 @@ impl Walk<'_> {
 
     fn select_item(&self, item: &SelectItem) -> Result {
         match item {
-            SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, alias: _ } => self.expr(expr),
+            SelectItem::UnnamedExpr(expr) => self.expr(expr),
+            SelectItem::ExprWithAlias { expr, alias } => {
+                // Where sqlparser sees a string for an alias, PostgreSQL sees a type before a constant.
+                if alias.quote_style == Some('\'') {
+                    return foreign("a string as an alias");
+                }
+                self.expr(expr)
+            }
             SelectItem::ExprWithAliases { expr: _, aliases: _ } => foreign("several aliases"),
             SelectItem::QualifiedWildcard(kind, options) => {
                 self.wildcard(options)?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use crate::config;
-use crate::guard::{Context, Mode, Refusal, Step, Verdict, VerdictCache};
+use crate::guard::{Context, Mode, Refusal, Step, Verdict, VerdictCache, judge_parameter_types};
 use crate::ids::{ClientUser, EndUser, RefusalClass, StatementClass};
 use crate::metrics::SourceMetrics;
 use crate::sql::catalogue::Catalogue;
@@ -117,6 +117,18 @@ impl Judge {
         self.metrics.verdicts.seconds.observe(began.elapsed().as_secs_f64());
         self.metrics.verdicts.bytes.set(i64::try_from(self.cache.bytes()).unwrap_or(i64::MAX));
         verdict
+    }
+
+    /// Judges the parameter types of a Parse, count and OIDs as they lie.
+    pub fn parameter_types(&self, types: &[u8]) -> Result<(), Refusal> {
+        let snapshot = &self.snapshot;
+        let context = Context {
+            catalogue: &snapshot.catalogue,
+            mode: self.mode(),
+            limits: &snapshot.limits,
+            source: &snapshot.config.name,
+        };
+        judge_parameter_types(types, &context)
     }
 
     /// Judges a prepared text again.

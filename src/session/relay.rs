@@ -629,6 +629,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 return Ok(self.refuse_extended(parse.name, error, true));
             }
         };
+        if let Err(refusal) = self.judge.parameter_types(parse.types) {
+            let error = self.judge.refused(parse.sql, &refusal);
+            return Ok(self.refuse_extended(parse.name, error, false));
+        }
         let permit = match admitted {
             None => {
                 self.judge.count_empty();

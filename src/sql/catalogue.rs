@@ -102,7 +102,12 @@ pub struct Catalogue {
     /// By symbol, the functions that are not harmless.
     operators: HashMap<Box<str>, Vec<Box<str>>>,
     types: HashMap<Box<str>, Vec<Type>>,
+    /// Names of the types that are not the server's own, by OID.
+    type_names: HashMap<u32, (Box<str>, Box<str>)>,
 }
+
+/// First OID of what is not the server's own (`FirstNormalObjectId`).
+const FIRST_NORMAL_OID: u32 = 16384;
 
 /// Collects the rows of a server.
 #[derive(Debug, Default)]
@@ -154,6 +159,10 @@ impl Builder {
                     .collect(),
             };
             catalogue.types.entry(row.name.as_str().into()).or_default().push(r#type);
+            if row.oid >= FIRST_NORMAL_OID {
+                let name = (row.schema.as_str().into(), row.name.as_str().into());
+                catalogue.type_names.insert(row.oid, name);
+            }
         }
         catalogue
     }
@@ -216,6 +225,15 @@ impl Catalogue {
     /// All types of this name, in any schema.
     pub fn types(&self, name: &str) -> &[Type] {
         self.types.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Schema and name of a type by its OID: `Some(None)` for the server's own, whose making runs nothing
+    /// that a schema defines; `None` for one that is not known.
+    pub fn type_name(&self, oid: u32) -> Option<Option<(&str, &str)>> {
+        if oid < FIRST_NORMAL_OID {
+            return Some(None);
+        }
+        self.type_names.get(&oid).map(|(schema, name)| Some((&**schema, &**name)))
     }
 
     /// A function that is not harmless and that this operator symbol may run.

@@ -298,8 +298,20 @@ impl Normal<'_, '_> {
         if label && self.kind(at - 1) == Some(Kind::Dot) {
             return ControlFlow::Continue(());
         }
-        if matches!(category, Category::Plain | Category::Unreserved)
-            && !["escape", "zone", "rows", "range", "groups"].iter().any(|word| token.is(word))
+        // A schema may be called by words that no type is called by.
+        let named = match category {
+            Category::Plain | Category::Unreserved => true,
+            Category::ColumnName => self.kind(at + 1) == Some(Kind::Dot),
+            Category::TypeFunction | Category::Reserved => false,
+        };
+        // `ORDER BY day RANGE '1 week' PRECEDING`, rather than `range '(1,2)'`
+        let before = at.wrapping_sub(1);
+        let frame = ["rows", "range", "groups"].iter().any(|word| token.is(word))
+            && (self.operand || self.is(before, "asc") || self.is(before, "desc"));
+        if named
+            && !frame
+            && (!token.is("escape") || !self.operand)
+            && (!token.is("zone") || !self.is(before, "time"))
             // `COLUMNS a int PATH 'x'`, rather than `path '(1,2)'`
             && (!token.is("path") || !self.operand)
             && let Some(next) = self.typed_literal(at)
