@@ -9,11 +9,12 @@ use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
 use crate::config;
-use crate::guard::{Context, Mode, Refusal, Step, Verdict, VerdictCache, judge_parameter_types};
+use crate::guard::{Admitted, Context, Mode, Refusal, Step, Verdict, VerdictCache, judge_parameter_types};
 use crate::ids::{ClientUser, EndUser, RefusalClass, StatementClass};
 use crate::metrics::SourceMetrics;
 use crate::sql::catalogue::Catalogue;
 use crate::sql::comment::{self, CommentFormat};
+use crate::sql::lexer;
 use crate::sqlstate::SqlState;
 use crate::wire::ClientError;
 
@@ -43,6 +44,8 @@ pub struct Judge {
     snapshot: Arc<Snapshot>,
     /// Generation of the snapshot that the session began with.
     began: u64,
+    /// The session could write once, and may have opened cursors that do.
+    wrote: bool,
     cache: Arc<VerdictCache>,
     metrics: SourceMetrics,
     /// Asks for a newer catalogue, when a function was not known.
@@ -61,7 +64,8 @@ impl Judge {
         stale: Arc<Notify>,
     ) -> Self {
         let began = snapshot.generation;
-        Self { who, snapshots, snapshot, began, cache, metrics, stale, revoked: false }
+        let wrote = snapshot.config.is_writer(&who.user);
+        Self { who, snapshots, snapshot, began, wrote, cache, metrics, stale, revoked: false }
     }
 
     pub fn mode(&self) -> Mode {
@@ -82,10 +86,12 @@ impl Judge {
         match self.snapshots.has_changed() {
             Ok(false) => {}
             Ok(true) => {
-                if let Some(snapshot) = self.snapshots.borrow_and_update().clone() {
+                let newest = self.snapshots.borrow_and_update().clone();
+                if let Some(snapshot) = newest {
                     let address = self.who.address.ip().to_canonical();
                     self.revoked |= !snapshot.config.allows(&self.who.user, address, self.who.certified);
                     self.snapshot = snapshot;
+                    self.wrote |= self.snapshot.config.is_writer(&self.who.user);
                 }
             }
             // Nobody keeps this source any more: it is no longer configured.
@@ -138,6 +144,26 @@ impl Judge {
             Some(Step::Refuse(refusal)) => Err(self.refused(sql, refusal)),
             Some(Step::Admit(_)) | None => Ok(()),
         }
+    }
+
+    /// Whether a statement goes on with a cursor that may have been opened when the session could write.
+    pub fn resumes_writing(&self, admitted: &Admitted) -> bool {
+        self.wrote && self.mode() == Mode::ReadOnly && self.begins_with(admitted, &["fetch", "move"])
+    }
+
+    /// Whether a writer's statement is COPY … FROM.
+    pub fn is_copy_in(&self, admitted: &Admitted) -> bool {
+        admitted.class == StatementClass::Write && self.begins_with(admitted, &["copy"])
+    }
+
+    fn begins_with(&self, admitted: &Admitted, words: &[&str]) -> bool {
+        let tokens = lexer::utf8(admitted.permit.text()).and_then(|text| {
+            Ok(lexer::tokens(text, &self.snapshot.limits)?
+                .first()
+                .map(|token| words.iter().any(|word| token.is(word))))
+        });
+        // What cannot be told may be one.
+        !matches!(tokens, Ok(Some(false)))
     }
 
     pub fn count_admitted(&self, class: StatementClass) {

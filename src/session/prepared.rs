@@ -3,7 +3,8 @@
 //! Invariant: a name stands for every text that it may mean at the source, whichever of the messages
 //! under way succeed; when the policy has changed since, all of them must be admitted again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::judge::Judge;
 use crate::config::Limits;
@@ -17,26 +18,104 @@ const MEANINGS: usize = 8;
 const LONGEST_STATEMENTS: usize = 16;
 
 /// An admitted text, and when it was admitted.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) permit: Permit,
     pub(super) generation: u64,
+    pub(super) effect: Effect,
 }
 
+/// A text that was given to a name, until the source has answered whether it took it.
+pub(super) type Ticket = Box<(Box<[u8]>, u64)>;
+
+/// There is no room for what a message asks for.
+#[derive(Debug)]
+pub(super) enum Full {
+    /// There may be when what is under way was answered.
+    Now,
+    Always(ClientError),
+}
+
+/// What one name may mean.
 #[derive(Debug, Default)]
 struct Slot {
-    meanings: Vec<Prepared>,
-    /// Counts the texts given to this name, so that a late CloseComplete does not take a newer one.
-    epoch: u64,
+    meanings: Vec<(u64, Arc<Prepared>)>,
+    /// When a text was given to this name that there was no room to keep.
+    unknown: Option<u64>,
+}
+
+impl Slot {
+    fn retain(&mut self, keep: impl Fn(u64) -> bool) -> usize {
+        let mut bytes = 0;
+        self.meanings.retain(|(given, prepared)| {
+            let keep = keep(*given);
+            bytes += if keep { 0 } else { size(prepared) };
+            keep
+        });
+        self.unknown = self.unknown.filter(|given| keep(*given));
+        bytes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.meanings.is_empty() && self.unknown.is_none()
+    }
+}
+
+/// What the unnamed statement or portal may mean: the last one that the source took, and all that
+/// are under way behind it.
+#[derive(Debug, Default)]
+struct Unnamed {
+    meanings: VecDeque<(u64, Vec<Arc<Prepared>>)>,
+    under_way: usize,
+    bytes: usize,
+}
+
+impl Unnamed {
+    fn push(&mut self, segment: u64, meanings: Vec<Arc<Prepared>>) {
+        self.bytes += meanings.iter().map(|one| size(one)).sum::<usize>();
+        self.meanings.push_back((segment, meanings));
+        self.under_way += 1;
+    }
+
+    fn answered(&mut self, taken: bool) {
+        let Some(at) = self.meanings.len().checked_sub(self.under_way) else { return };
+        self.under_way = self.under_way.saturating_sub(1);
+        // What was taken replaces all before it; what was not may leave them as they are.
+        let gone = if taken { 0..at } else { at..at + 1 };
+        if gone.end > self.meanings.len() {
+            return;
+        }
+        for (_, meanings) in self.meanings.drain(gone) {
+            self.bytes -= meanings.iter().map(|one| size(one)).sum::<usize>();
+        }
+    }
+
+    /// What it means to a message of this segment, which runs only if all before it in the segment did.
+    fn meanings(&self, segment: u64) -> Vec<Arc<Prepared>> {
+        match self.meanings.back() {
+            Some((given, meanings)) if *given == segment => meanings.clone(),
+            // One that nobody knows leaves nothing to be known about the others.
+            _ if self.meanings.iter().any(|(_, meanings)| meanings.is_empty()) => Vec::new(),
+            _ => self.meanings.iter().flat_map(|(_, meanings)| meanings.iter().cloned()).collect(),
+        }
+    }
+}
+
+fn size(prepared: &Prepared) -> usize {
+    prepared.permit.text().len() + 64
 }
 
 #[derive(Debug)]
 pub(super) struct Statements {
-    unnamed: Option<Prepared>,
+    unnamed: Unnamed,
     named: HashMap<Box<[u8]>, Slot>,
-    unnamed_portal: Vec<Prepared>,
-    portals: HashMap<Box<[u8]>, Vec<Prepared>>,
+    unnamed_portal: Unnamed,
+    portals: HashMap<Box<[u8]>, Slot>,
     bytes: usize,
+    /// Counts what was given to names, so that a late answer does not speak of a newer text.
+    clock: u64,
+    /// Counts the stretches between one Sync or Query and the next.
+    segment: u64,
     most: usize,
     most_bytes: usize,
 }
@@ -44,67 +123,125 @@ pub(super) struct Statements {
 impl Statements {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            unnamed: None,
+            unnamed: Unnamed::default(),
             named: HashMap::new(),
-            unnamed_portal: Vec::new(),
+            unnamed_portal: Unnamed::default(),
             portals: HashMap::new(),
             bytes: 0,
+            clock: 0,
+            segment: 0,
             most: limits.prepared_statements,
             most_bytes: limits.statement_bytes.saturating_mul(LONGEST_STATEMENTS),
         }
     }
 
-    /// A Parse or SQL PREPARE under way.
-    pub(super) fn parse(&mut self, name: &[u8], prepared: Prepared) -> Result<(), ClientError> {
+    /// A Sync or Query goes to the source: what comes then runs whether or not what went before did.
+    pub(super) fn new_segment(&mut self) {
+        self.segment += 1;
+    }
+
+    /// Now, for [`Self::deallocated`].
+    pub(super) fn now(&self) -> u64 {
+        self.clock
+    }
+
+    /// A Parse under way; its answer goes to [`Self::parsed`]. No ticket: the unnamed statement.
+    pub(super) fn parse(&mut self, name: &[u8], prepared: Prepared) -> Result<Option<Ticket>, Full> {
+        let size = size(&prepared);
+        let prepared = Arc::new(prepared);
         if name.is_empty() {
-            self.unnamed = Some(prepared);
-            return Ok(());
+            if self.unnamed.under_way > 0 && self.unnamed.bytes + size > self.most_bytes {
+                return Err(Full::Now);
+            }
+            self.unnamed.push(self.segment, vec![prepared]);
+            return Ok(None);
         }
-        let size = prepared.permit.text().len() + name.len();
-        let known = self.named.contains_key(name);
-        if (!known && self.named.len() >= self.most) || self.bytes + size > self.most_bytes {
-            return Err(too_many());
+        let known = self.named.get(name);
+        if known.is_some_and(|slot| slot.meanings.len() >= MEANINGS) {
+            return Err(Full::Now);
         }
-        let slot = self.named.entry(name.into()).or_default();
-        if slot.meanings.iter().any(|other| other.permit.text() == prepared.permit.text()) {
-            slot.epoch += 1;
-            return Ok(());
+        if (known.is_none() && self.named.len() >= self.most) || self.bytes + size > self.most_bytes {
+            return Err(Full::Always(too_many()));
         }
-        if slot.meanings.len() >= MEANINGS {
-            return Err(too_many());
-        }
-        slot.epoch += 1;
-        slot.meanings.push(prepared);
+        self.clock += 1;
         self.bytes += size;
-        Ok(())
+        self.named.entry(name.into()).or_default().meanings.push((self.clock, prepared));
+        Ok(Some(Box::new((name.into(), self.clock))))
     }
 
-    /// A Close under way; the answer goes to [`Self::closed`].
-    pub(super) fn closing(&self, name: &[u8]) -> Option<Box<(Box<[u8]>, u64)>> {
-        let slot = self.named.get(name)?;
-        Some(Box::new((name.into(), slot.epoch)))
-    }
-
-    pub(super) fn closed(&mut self, name: &[u8], epoch: u64) {
-        if self.named.get(name).is_some_and(|slot| slot.epoch == epoch) {
-            self.forget(name);
+    /// The source has answered a Parse.
+    pub(super) fn parsed(&mut self, ticket: Option<&Ticket>, taken: bool) {
+        match ticket {
+            None => self.unnamed.answered(taken),
+            // There was no statement of this name when the source took one.
+            Some(ticket) if taken => self.retain(&ticket.0, |given| given >= ticket.1),
+            Some(ticket) => self.retain(&ticket.0, |given| given != ticket.1),
         }
     }
 
-    fn forget(&mut self, name: &[u8]) {
-        if let Some(slot) = self.named.remove(name) {
-            let size: usize = slot.meanings.iter().map(|one| one.permit.text().len() + name.len()).sum();
-            self.bytes = self.bytes.saturating_sub(size);
+    /// A SQL PREPARE under way. Its ticket may be given back as one of [`Self::parse`].
+    pub(super) fn prepare(&mut self, name: &[u8], prepared: Prepared) -> Option<Ticket> {
+        let slot = self.named.get(name);
+        let same = |(_, other): &(u64, Arc<Prepared>)| other.permit.text() == prepared.permit.text();
+        if slot.is_some_and(|slot| slot.meanings.iter().any(same)) {
+            return None;
+        }
+        match self.parse(name, prepared) {
+            Ok(ticket) => ticket,
+            Err(_) => {
+                self.clock += 1;
+                // A name that is not known at all is judged as outdated after a change of policy.
+                if let Some(slot) = self.named.get_mut(name) {
+                    slot.unknown = Some(self.clock);
+                }
+                None
+            }
         }
     }
 
-    /// A DEALLOCATE or DISCARD ALL that succeeded.
-    pub(super) fn deallocated(&mut self, effect: &Effect) {
+    fn retain(&mut self, name: &[u8], keep: impl Fn(u64) -> bool) {
+        if let Some(slot) = self.named.get_mut(name) {
+            self.bytes = self.bytes.saturating_sub(slot.retain(keep));
+            if slot.is_empty() {
+                self.named.remove(name);
+            }
+        }
+    }
+
+    /// A Close of a statement under way; the answer goes to [`Self::closed`].
+    pub(super) fn closing(&self, name: &[u8]) -> Option<Ticket> {
+        self.named.contains_key(name).then(|| Box::new((name.into(), self.clock)))
+    }
+
+    pub(super) fn closed(&mut self, ticket: &Ticket) {
+        self.retain(&ticket.0, |given| given > ticket.1);
+    }
+
+    /// A Close of a portal under way; the answer goes to [`Self::portal_closed`].
+    pub(super) fn closing_portal(&self, name: &[u8]) -> Option<Ticket> {
+        self.portals.contains_key(name).then(|| Box::new((name.into(), self.clock)))
+    }
+
+    pub(super) fn portal_closed(&mut self, ticket: &Ticket) {
+        if let Some(slot) = self.portals.get_mut(&ticket.0) {
+            slot.retain(|given| given > ticket.1);
+            if slot.is_empty() {
+                self.portals.remove(&ticket.0);
+            }
+        }
+    }
+
+    /// A DEALLOCATE or DISCARD ALL that was sent at `sent` has succeeded.
+    pub(super) fn deallocated(&mut self, effect: &Effect, sent: u64) {
         match effect {
-            Effect::Deallocate { name } => self.forget(name.as_bytes()),
+            Effect::Deallocate { name } => self.retain(name.as_bytes(), |given| given > sent),
             Effect::DeallocateAll => {
-                self.named.clear();
-                self.bytes = 0;
+                let mut bytes = 0;
+                self.named.retain(|_, slot| {
+                    bytes += slot.retain(|given| given > sent);
+                    !slot.is_empty()
+                });
+                self.bytes = self.bytes.saturating_sub(bytes);
             }
             Effect::None
             | Effect::Prepare { .. }
@@ -113,59 +250,123 @@ impl Statements {
         }
     }
 
+    fn meanings(&self, statement: &[u8]) -> Option<Vec<Arc<Prepared>>> {
+        if statement.is_empty() {
+            return Some(self.unnamed.meanings(self.segment)).filter(|meanings| !meanings.is_empty());
+        }
+        let slot = self.named.get(statement).filter(|slot| slot.unknown.is_none())?;
+        Some(slot.meanings.iter().map(|(_, prepared)| Arc::clone(prepared)).collect())
+    }
+
     /// A Bind: the portal will mean whatever the statement means, as long as that is still admitted.
-    pub(super) fn bind(
-        &mut self,
-        statement: &[u8],
-        portal: &[u8],
-        judge: &mut Judge,
-    ) -> Result<(), ClientError> {
-        self.still_admitted(statement, judge)?;
-        let meanings: Vec<Prepared> = if statement.is_empty() {
-            self.unnamed.iter().cloned().collect()
-        } else {
-            self.named.get(statement).map(|slot| slot.meanings.clone()).unwrap_or_default()
-        };
+    /// True: it is the unnamed portal, and the answer goes to [`Self::bound`].
+    pub(super) fn bind(&mut self, statement: &[u8], portal: &[u8], judge: &mut Judge) -> Result<bool, Full> {
+        let meanings = self.meanings(statement);
+        if judge.has_changed() {
+            self.admit_again(meanings.as_deref(), judge, true).map_err(Full::Always)?;
+        }
         if portal.is_empty() {
-            self.unnamed_portal = meanings;
-            return Ok(());
+            if self.unnamed_portal.under_way > 0 && self.unnamed_portal.bytes > self.most_bytes {
+                return Err(Full::Now);
+            }
+            self.unnamed_portal.push(self.segment, meanings.unwrap_or_default());
+            return Ok(true);
         }
         if !self.portals.contains_key(portal) && self.portals.len() >= self.most {
-            return Err(too_many());
+            return Err(Full::Always(too_many()));
         }
+        self.clock += 1;
         // A portal of this name that is still open makes the source refuse the Bind and stays what it is.
-        let known = self.portals.entry(portal.into()).or_default();
-        if known.len() + meanings.len() > MEANINGS {
-            return Err(too_many());
+        let slot = self.portals.entry(portal.into()).or_default();
+        match meanings {
+            None => slot.unknown = Some(self.clock),
+            Some(meanings) => {
+                for meaning in meanings {
+                    let same = |(_, known): &(u64, Arc<Prepared>)| Arc::ptr_eq(known, &meaning);
+                    match slot.meanings.iter().position(same) {
+                        Some(at) => {
+                            if let Some(known) = slot.meanings.get_mut(at) {
+                                known.0 = self.clock;
+                            }
+                        }
+                        None if slot.meanings.len() < MEANINGS => slot.meanings.push((self.clock, meaning)),
+                        None => slot.unknown = Some(self.clock),
+                    }
+                }
+            }
         }
-        known.extend(meanings);
-        Ok(())
+        Ok(false)
     }
 
-    /// An Execute of a portal.
-    pub(super) fn execute(&self, portal: &[u8], judge: &mut Judge) -> Result<(), ClientError> {
-        if !judge.has_changed() {
-            return Ok(());
-        }
-        let meanings = if portal.is_empty() {
-            Some(&self.unnamed_portal).filter(|meanings| !meanings.is_empty())
+    /// The source has answered a Bind of the unnamed portal.
+    pub(super) fn bound(&mut self, taken: bool) {
+        self.unnamed_portal.answered(taken);
+    }
+
+    /// An Execute of a portal. What it changes in the session when it succeeds, if that is certain.
+    pub(super) fn execute(&self, portal: &[u8], judge: &mut Judge) -> Result<Option<&Effect>, ClientError> {
+        let gathered: Vec<Arc<Prepared>>;
+        let slot = self.portals.get(portal);
+        let only = if portal.is_empty() {
+            match self.unnamed_portal.meanings.back() {
+                Some((given, meanings)) if *given == self.segment => match meanings.as_slice() {
+                    [only] => Some(only),
+                    _ => None,
+                },
+                _ => None,
+            }
         } else {
-            self.portals.get(portal)
+            match slot.map(|slot| slot.meanings.as_slice()) {
+                Some([(_, only)]) => Some(only),
+                _ => None,
+            }
         };
-        admit_again(meanings.map(Vec::as_slice), judge)
+        if judge.has_changed() {
+            let meanings = if portal.is_empty() {
+                gathered = self.unnamed_portal.meanings(self.segment);
+                Some(gathered.as_slice()).filter(|meanings| !meanings.is_empty())
+            } else {
+                let slot = slot.filter(|slot| slot.unknown.is_none());
+                gathered =
+                    slot.iter().flat_map(|slot| &slot.meanings).map(|(_, one)| Arc::clone(one)).collect();
+                slot.map(|_| gathered.as_slice())
+            };
+            self.admit_again(meanings, judge, true)?;
+        }
+        Ok(only.map(|only| &only.effect))
     }
 
-    /// A Bind or EXECUTE of a statement.
+    /// An EXECUTE of a statement.
     pub(super) fn still_admitted(&self, statement: &[u8], judge: &mut Judge) -> Result<(), ClientError> {
         if !judge.has_changed() {
             return Ok(());
         }
-        let meanings = if statement.is_empty() {
-            self.unnamed.as_ref().map(std::slice::from_ref)
-        } else {
-            self.named.get(statement).map(|slot| slot.meanings.as_slice())
+        self.admit_again(self.meanings(statement).as_deref(), judge, false)
+    }
+
+    /// `None`: nobody knows what the name means; then it cannot be judged under the new policy.
+    /// `follow`: what an EXECUTE among them names is judged too.
+    fn admit_again(
+        &self,
+        meanings: Option<&[Arc<Prepared>]>,
+        judge: &mut Judge,
+        follow: bool,
+    ) -> Result<(), ClientError> {
+        let Some(meanings) = meanings else {
+            return Err(judge.outdated());
         };
-        admit_again(meanings, judge)
+        for prepared in meanings {
+            if prepared.generation != judge.generation() {
+                judge.again(prepared.permit.text())?;
+            }
+            if let Effect::Execute { name } = &prepared.effect {
+                if !follow {
+                    return Err(judge.outdated());
+                }
+                self.still_admitted(name.as_bytes(), judge)?;
+            }
+        }
+        Ok(())
     }
 
     /// Portals do not outlive their transaction; `settled`: no Bind is under way either.
@@ -174,19 +375,6 @@ impl Statements {
             self.portals.clear();
         }
     }
-}
-
-/// `None`: nobody knows what the name means; then it cannot be judged under the new policy.
-fn admit_again(meanings: Option<&[Prepared]>, judge: &mut Judge) -> Result<(), ClientError> {
-    let Some(meanings) = meanings else {
-        return Err(judge.outdated());
-    };
-    for prepared in meanings {
-        if prepared.generation != judge.generation() {
-            judge.again(prepared.permit.text())?;
-        }
-    }
-    Ok(())
 }
 
 fn too_many() -> ClientError {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::clock::Timer;
 use super::drain::{self, Drain};
 use super::judge::Judge;
-use super::prepared::{Prepared, Statements};
+use super::prepared::{Full, Prepared, Statements, Ticket};
 use crate::config::Limits;
 use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step, judge_function_call};
 use crate::ids::StatementClass;
@@ -62,15 +62,20 @@ pub enum End {
 #[derive(Debug)]
 enum Expect {
     /// A simple Query: everything up to ReadyForQuery.
-    Query(Option<Box<[Effect]>>),
-    Parse,
-    Bind,
+    Query(Change),
+    /// No ticket: of the unnamed statement.
+    Parse(Option<Ticket>),
+    Bind {
+        unnamed: bool,
+    },
     /// RowDescription or NoData; a statement's ParameterDescription comes before it.
     Describe,
-    Execute,
-    Close(Option<Box<(Box<[u8]>, u64)>>),
-    /// Answers to messages of the gateway's own, which the client never sees.
-    QuietParse,
+    Execute(Change),
+    Close(Option<Ticket>),
+    ClosePortal(Option<Ticket>),
+    /// Answers to messages of the gateway's own, which the client never sees. A Parse of one of
+    /// several statements knows how many characters stood before it in the client's text.
+    QuietParse(u32),
     QuietBind,
     /// The client sees RowDescription, as of a simple Query, and never NoData.
     QuietDescribe,
@@ -78,6 +83,16 @@ enum Expect {
     Sync,
     /// [`crate::upstream::REFUSED`] in a refused statement's place.
     Refused(Box<Refused>),
+}
+
+/// What a statement changes in what the session has prepared.
+#[derive(Debug)]
+enum Change {
+    None,
+    /// PREPARE, as if it were a Parse.
+    Prepared(Ticket),
+    /// DEALLOCATE or DISCARD ALL, and when it was sent.
+    Deallocated(Box<(Effect, u64)>),
 }
 
 #[derive(Debug)]
@@ -161,11 +176,18 @@ pub struct Relay<C> {
     timer: Timer,
     /// Since when the answer under way, or the idle transaction, lasts.
     since: Instant,
-    /// Since when the client has not taken what is there for it.
+    /// Since when the client has not taken a byte of what is there for it.
     blocked: Option<Instant>,
+    /// Bytes that the client has taken.
+    written: u64,
     cancelling: Option<Cancelling>,
+    /// Terminate went to the source; what it answers before it closes still goes to the client.
+    closing: bool,
+    /// The source has said itself why it ends the session.
+    farewell: bool,
 }
 
+/// The gateway's own CancelRequest. As long as it is on its way nothing more is sent: it would hit that.
 struct Cancelling {
     request: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     until: Instant,
@@ -200,7 +222,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             timer: Timer::default(),
             since: Instant::now(),
             blocked: None,
+            written: 0,
             cancelling: None,
+            closing: false,
+            farewell: false,
         }
     }
 
@@ -208,7 +233,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     pub async fn run(mut self) -> End {
         let end = std::future::poll_fn(|cx| self.poll_run(cx)).await;
         let busy = !self.expects.is_empty();
-        if let End::Fatal(error) = &end
+        let last_word = match &end {
+            End::Fatal(error) => Some(error.clone()),
+            End::SourceGone(_) if !self.farewell => Some(source_gone()),
+            End::SourceGone(_) | End::Client | End::ClientGone => None,
+        };
+        if let Some(error) = last_word
             && self.passing == 0
         {
             self.edit(|out| error.encode(out));
@@ -224,7 +254,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             )
             .await;
         }
-        if !matches!(end, End::SourceGone(_)) {
+        let source_closed = matches!(end, End::SourceGone(_)) || (self.closing && matches!(end, End::Client));
+        if !source_closed {
             if busy {
                 // Nobody waits for the answer any more: spare the source the work.
                 let _ = tokio::time::timeout(CANCEL_GRACE, self.source.cancel(&self.lease.cancel)).await;
@@ -239,6 +270,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         loop {
             let mut progress = false;
 
+            self.poll_cancelling(cx);
             if self.wants_client() {
                 match self.poll_read_client(cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::ClientGone),
@@ -250,7 +282,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 return Poll::Ready(end);
             }
             match self.lease.poll_flush(cx) {
-                Poll::Ready(Ok(_)) => {}
+                // Messages may have waited for the room.
+                Poll::Ready(Ok(count)) => progress |= count > 0,
                 Poll::Ready(Err(_)) => return self.poll_source_gone(cx, "connection lost while writing"),
                 Poll::Pending => {}
             }
@@ -265,16 +298,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             if let Err(end) = self.walk_answers() {
                 return Poll::Ready(end);
             }
+            let written = self.written;
             match self.poll_write_client(cx) {
-                Poll::Ready(Ok(count)) => {
-                    progress |= count > 0;
-                    self.blocked = None;
-                }
+                Poll::Ready(Ok(())) => self.blocked = None,
                 Poll::Ready(Err(_)) => return Poll::Ready(End::ClientGone),
                 Poll::Pending => {
                     self.blocked.get_or_insert_with(Instant::now);
                 }
             }
+            progress |= self.written > written;
             if let Some(end) = self.poll_clock(cx) {
                 return Poll::Ready(end);
             }
@@ -288,11 +320,22 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     /// The source has gone: what it said before goes to the client first.
     fn poll_source_gone(&mut self, cx: &mut Context<'_>, why: &'static str) -> Poll<End> {
-        if let Err(end) = self.walk_answers() {
-            return Poll::Ready(end);
+        loop {
+            if let Err(end) = self.walk_answers() {
+                return Poll::Ready(end);
+            }
+            if let Poll::Ready(Err(_)) = self.poll_write_client(cx) {
+                return Poll::Ready(End::ClientGone);
+            }
+            // A source that does not read any more may have said why.
+            if self.lease.inbound.space().is_empty()
+                || !matches!(self.lease.poll_fill(cx), Poll::Ready(Ok(1..)))
+            {
+                break;
+            }
         }
-        if let Poll::Ready(Err(_)) = self.poll_write_client(cx) {
-            return Poll::Ready(End::ClientGone);
+        if self.closing {
+            return Poll::Ready(End::Client);
         }
         Poll::Ready(End::SourceGone(why))
     }
@@ -300,6 +343,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     // ---- the client's bytes -------------------------------------------------------------------
 
     fn wants_client(&self) -> bool {
+        if self.closing {
+            // A writer's last statement runs to its end, as it would without a gateway; nobody needs a
+            // reader's when the reader is gone.
+            return self.judge.mode() == Mode::ReadOnly;
+        }
         self.lease.outbound.len() < BACKLOG
             && self.client_out.len() < BACKLOG
             && self.expects.len() < self.limits.pipeline
@@ -320,8 +368,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         Poll::Ready(Ok(count))
     }
 
-    fn poll_write_client(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
-        let mut total = 0;
+    fn poll_write_client(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         loop {
             if !self.client_out.is_empty() && self.approved > 0 && self.approved < 4096 {
                 // One write for an edited message and the few bytes behind it.
@@ -348,18 +395,33 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     self.client_out = BytesMut::new();
                 }
             }
-            total += count;
+            self.blocked = None;
+            self.written += count as u64;
             self.metrics.bytes_to_client.inc_by(count as u64);
         }
-        ready!(Pin::new(&mut self.client).poll_flush(cx))?;
-        Poll::Ready(Ok(total))
+        Pin::new(&mut self.client).poll_flush(cx)
     }
 
     fn take_client_messages(&mut self) -> Result<(), End> {
+        if self.closing {
+            // Nothing counts behind Terminate.
+            self.client_in.consume(self.client_in.data().len());
+            return Ok(());
+        }
+        if self.cancelling.as_ref().is_some_and(|cancelling| cancelling.request.is_some()) {
+            return Ok(());
+        }
         while self.lease.outbound.len() < BACKLOG
             && self.client_out.len() < BACKLOG
             && self.expects.len() < self.limits.pipeline
+            && !self.closing
         {
+            if let Some(kind) = self.client_in.data().first()
+                && !is_known(*kind)
+            {
+                // Before its length: nothing is known of that either.
+                return Err(protocol(format!("invalid frontend message type {kind}")));
+            }
             let limit = self.limits.message_bytes;
             let header = match frame::header(self.client_in.data(), limit) {
                 Ok(None) => {
@@ -386,25 +448,27 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             // Taken out while it is handled, so that the handlers may borrow the session.
             let client_in = self.client_in.take();
             let body = client_in.data().get(HEADER..header.size).unwrap_or_default();
-            let handled = self.handle(header.kind, body);
+            let handled = match self.handle(header.kind, body) {
+                Ok(handled) => handled,
+                Err(Malformed) => self.refuse_malformed(header.kind),
+            };
             self.client_in = client_in;
             if self.judge.is_revoked() {
                 return Err(End::Fatal(shutdown()));
             }
             match handled {
-                Ok(Handled::Done) => {
+                Handled::Done => {
                     self.flushed = false;
                     self.client_in.consume(header.size);
                 }
-                Ok(Handled::Wait) => {
+                Handled::Wait => {
                     if !self.flushed {
                         self.flushed = true;
                         self.lease.outbound.flush();
                     }
                     return Ok(());
                 }
-                Ok(Handled::End(end)) => return Err(end),
-                Err(Malformed) => return Err(protocol("invalid message format".to_owned())),
+                Handled::End(end) => return Err(end),
             }
         }
         Ok(())
@@ -415,17 +479,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return Ok(Handled::Done);
         }
         match kind {
-            b'X' => return Ok(Handled::End(End::Client)),
+            b'X' if self.expects.is_empty() => return Ok(Handled::End(End::Client)),
+            b'X' => {
+                self.lease.outbound.terminate();
+                self.closing = true;
+                return Ok(Handled::Done);
+            }
             b'S' => {
                 self.handle_sync();
                 return Ok(Handled::Done);
             }
+            // A writer need not wait for CopyInResponse before it sends what it copies.
+            b'd' | b'c' | b'f' if self.may_copy_in() => return Ok(Handled::Wait),
             b'd' | b'c' | b'f' => return Ok(Handled::Done), // stray: PostgreSQL passes over them too
-            b'Q' | b'P' | b'B' | b'D' | b'E' | b'C' | b'F' | b'H' => {}
-            _ => {
-                let end = protocol(format!("invalid frontend message type {kind}"));
-                return Ok(Handled::End(end));
-            }
+            _ => {}
         }
         if self.skip != Skip::No {
             return Ok(Handled::Done);
@@ -433,20 +500,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         match kind {
             b'Q' => self.handle_query(frontend::query(body)?),
             b'F' => {
-                if self.pipeline && !self.expects.is_empty() {
+                if self.may_be_passed_over() {
                     return Ok(Handled::Wait);
                 }
                 match judge_function_call(body) {
                     Ok(permit) => {
                         self.judge.count_admitted(StatementClass::Read);
                         self.lease.outbound.function_call(&permit);
-                        self.expect(Expect::Query(None));
-                        self.pipeline = false;
+                        self.expect(Expect::Query(Change::None));
+                        self.end_pipeline();
                         Ok(Handled::Done)
                     }
                     Err(refusal) => {
                         let error = self.judge.refused(b"", &refusal);
-                        Ok(self.refuse_query(error, false))
+                        Ok(self.refuse_query(OWN_NAME, error, false))
                     }
                 }
             }
@@ -465,13 +532,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 let closing = match target {
                     Target::Statement(b"") => {
                         self.unnamed_stale = false;
-                        None
+                        Expect::Close(None)
                     }
-                    Target::Statement(name) => self.statements.closing(name),
-                    Target::Portal(_) => None,
+                    Target::Statement(name) => Expect::Close(self.statements.closing(name)),
+                    Target::Portal(name) => Expect::ClosePortal(self.statements.closing_portal(name)),
                 };
                 self.lease.outbound.close(target);
-                self.expect_extended(Expect::Close(closing));
+                self.expect_extended(closing);
                 Ok(Handled::Done)
             }
             _ => {
@@ -493,18 +560,39 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         self.expect(expect);
     }
 
-    /// Nothing is under way, no block and no implicit transaction is open.
+    /// A Sync or Query was sent: what comes next does not hang on what came before.
+    fn end_pipeline(&mut self) {
+        self.pipeline = false;
+        self.statements.new_segment();
+    }
+
+    /// Nothing is under way, not even half a notice, no block and no implicit transaction is open.
     fn at_rest(&self) -> bool {
-        self.expects.is_empty() && !self.pipeline && self.status == Status::Idle
+        self.expects.is_empty() && !self.pipeline && self.status == Status::Idle && self.passing == 0
+    }
+
+    /// Whether the source passes over what is sent now if anything before it fails.
+    fn may_be_passed_over(&self) -> bool {
+        let since_sync = self.expects.iter().rev().take_while(|expect| !matches!(expect, Expect::Sync));
+        since_sync.into_iter().any(|expect| !matches!(expect, Expect::Query(_)))
+    }
+
+    /// Whether a statement under way may turn out to copy from the client.
+    fn may_copy_in(&self) -> bool {
+        self.skip == Skip::No
+            && self.judge.mode() == Mode::ReadWrite
+            && self.expects.iter().any(|expect| matches!(expect, Expect::Query(_) | Expect::Execute(_)))
     }
 
     fn handle_sync(&mut self) {
         match std::mem::replace(&mut self.skip, Skip::No) {
-            Skip::Local => self.edit(|out| backend::ready_for_query(Status::Idle, out)),
-            Skip::No | Skip::Upstream => {
+            Skip::Local if self.passing == 0 => {
+                self.edit(|out| backend::ready_for_query(Status::Idle, out));
+            }
+            Skip::Local | Skip::No | Skip::Upstream => {
                 self.lease.outbound.sync();
                 self.expect(Expect::Sync);
-                self.pipeline = false;
+                self.end_pipeline();
             }
         }
     }
@@ -515,86 +603,116 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if verdict.steps.is_empty() {
             self.judge.count_empty();
             self.lease.outbound.query(&Permit::empty());
-            self.expect(Expect::Query(None));
-            self.pipeline = false;
+            self.expect(Expect::Query(Change::None));
+            self.end_pipeline();
             return Ok(Handled::Done);
         }
         if let [Step::Admit(admitted)] = &verdict.steps[..]
             && verdict.form == Form::Whole
-            && self.may_go_on(&admitted.effect)
+            && self.may_go_on(admitted)
         {
             self.judge.count_admitted(admitted.class);
-            let effects = self.begin_effect(admitted);
+            let change = self.change(admitted);
             match self.renamed(admitted) {
                 Some(permit) => self.lease.outbound.query(&permit),
                 None => self.lease.outbound.query(&admitted.permit),
             }
-            self.expect(Expect::Query(effects));
-            self.pipeline = false;
+            self.expect(Expect::Query(change));
+            self.end_pipeline();
             return Ok(Handled::Done);
         }
-        if self.pipeline && !self.expects.is_empty() {
-            // Whether the source passes over this Query, after an error in the pipeline, is not known yet.
+        if self.may_be_passed_over() {
+            // The Sync behind what stands for this Query would end the passing over too early.
             return Ok(Handled::Wait);
         }
         if !admitted && let [Step::Refuse(refusal)] = &verdict.steps[..] {
             let always = refusal.stands_in_failed_block();
             let error = self.judge.refused(sql, refusal);
-            return Ok(self.refuse_query(error, always));
+            return Ok(self.refuse_query(b"", error, always));
         }
+        let several = verdict.steps.len() > 1;
+        let (mut counted, mut characters) = (0, 0);
         for step in &verdict.steps {
-            match step {
-                Step::Admit(admitted) if self.may_go_on(&admitted.effect) => {
-                    self.judge.count_admitted(admitted.class);
-                    self.begin_effect(admitted);
-                    match self.renamed(admitted) {
-                        Some(permit) => self.lease.outbound.run(&permit),
-                        None => self.lease.outbound.run(&admitted.permit),
-                    }
-                    for expect in
-                        [Expect::QuietParse, Expect::QuietBind, Expect::QuietDescribe, Expect::Execute]
-                    {
-                        self.expect(expect);
-                    }
-                }
-                Step::Admit(_) => {
-                    let error = self.judge.outdated();
-                    self.lease.outbound.refused(b"");
-                    self.expect(Expect::Refused(Box::new(Refused { error, always: false })));
-                    break;
-                }
+            let admitted = match step {
+                Step::Admit(admitted) => admitted,
                 Step::Refuse(refusal) => {
                     let always = refusal.stands_in_failed_block();
                     let error = self.judge.refused(sql, refusal);
-                    self.lease.outbound.refused(b"");
-                    self.expect(Expect::Refused(Box::new(Refused { error, always })));
+                    self.refuse_here(b"", error, always);
+                    break;
                 }
+            };
+            if several && self.judge.is_copy_in(admitted) {
+                // The source would take the statements behind it for what is to be copied.
+                let error = ClientError::error(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    "COPY FROM STDIN must stand alone in its query",
+                );
+                self.refuse_here(b"", error, false);
+                break;
             }
+            if !self.may_go_on(admitted) {
+                let error = self.judge.outdated();
+                self.refuse_here(b"", error, false);
+                break;
+            }
+            self.judge.count_admitted(admitted.class);
+            let change = self.change(admitted);
+            match self.renamed(admitted) {
+                Some(permit) => self.lease.outbound.run(&permit),
+                None => self.lease.outbound.run(&admitted.permit),
+            }
+            let between = sql.get(counted..admitted.offset).unwrap_or_default();
+            characters += between.iter().filter(|byte| !matches!(byte, 0x80..=0xbf)).count();
+            counted = admitted.offset;
+            self.expect(Expect::QuietParse(u32::try_from(characters).unwrap_or_default()));
+            self.expect(Expect::QuietBind);
+            self.expect(Expect::QuietDescribe);
+            self.expect(Expect::Execute(change));
         }
+        // A Query leaves neither an unnamed portal nor an unnamed statement behind.
+        self.lease.outbound.close(Target::Portal(b""));
+        self.expect(Expect::QuietClose);
+        self.unnamed_stale = true;
         self.lease.outbound.sync();
         self.expect(Expect::Sync);
-        self.pipeline = false;
+        self.end_pipeline();
         Ok(Handled::Done)
+    }
+
+    /// What stands for a refused statement, in its place.
+    fn refuse_here(&mut self, name: &[u8], error: ClientError, always: bool) {
+        self.lease.outbound.refused(name);
+        self.expect(Expect::Refused(Box::new(Refused { error, always })));
     }
 
     /// An error in the place of a whole Query or FunctionCall; the caller knows that the source does not
     /// pass over it.
-    fn refuse_query(&mut self, error: ClientError, always: bool) -> Handled {
+    fn refuse_query(&mut self, name: &[u8], error: ClientError, always: bool) -> Handled {
         if self.at_rest() {
-            self.unnamed_stale = true;
+            self.unnamed_stale |= name.is_empty();
             self.edit(|out| {
                 error.encode(out);
                 backend::ready_for_query(Status::Idle, out);
             });
             return Handled::Done;
         }
-        self.unnamed_stale = false;
-        self.lease.outbound.refused(b"");
-        self.expect(Expect::Refused(Box::new(Refused { error, always })));
+        self.unnamed_stale &= !name.is_empty();
+        self.refuse_here(name, error, always);
         self.lease.outbound.sync();
         self.expect(Expect::Sync);
-        self.pipeline = false;
+        self.end_pipeline();
         Handled::Done
+    }
+
+    /// PostgreSQL's answer to a body that does not hold what its type promises; it goes on behind it.
+    fn refuse_malformed(&mut self, kind: u8) -> Handled {
+        let error = ClientError::error(SqlState::PROTOCOL_VIOLATION, "invalid message format");
+        match kind {
+            b'Q' | b'F' if self.may_be_passed_over() => Handled::Wait,
+            b'Q' | b'F' => self.refuse_query(OWN_NAME, error, true),
+            _ => self.refuse_extended(OWN_NAME, error, true),
+        }
     }
 
     /// An error in the place of one extended message; everything up to Sync is passed over.
@@ -604,8 +722,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             self.skip = Skip::Local;
             self.edit(|out| error.encode(out));
         } else {
-            self.lease.outbound.refused(name);
-            self.expect_extended(Expect::Refused(Box::new(Refused { error, always })));
+            // The name is the client's, and nothing of it reaches the source; only whether there is one
+            // matters to the unnamed statement.
+            self.refuse_here(if name.is_empty() { name } else { OWN_NAME }, error, always);
+            self.pipeline = true;
             self.skip = Skip::Upstream;
         }
         Handled::Done
@@ -633,46 +753,70 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             let error = self.judge.refused(parse.sql, &refusal);
             return Ok(self.refuse_extended(parse.name, error, false));
         }
-        let permit = match admitted {
-            None => {
-                self.judge.count_empty();
-                Permit::empty()
-            }
-            Some(admitted) if self.may_go_on(&admitted.effect) => {
-                self.judge.count_admitted(admitted.class);
-                self.begin_effect(admitted);
-                self.renamed(admitted).unwrap_or_else(|| admitted.permit.clone())
+        let generation = self.judge.generation();
+        let prepared = match admitted {
+            None => Prepared { permit: Permit::empty(), generation, effect: Effect::None },
+            Some(admitted) if self.may_go_on(admitted) => {
+                let permit = self.renamed(admitted).unwrap_or_else(|| admitted.permit.clone());
+                Prepared { permit, generation, effect: admitted.effect.clone() }
             }
             Some(_) => return Ok(self.refuse_extended(parse.name, self.judge.outdated(), false)),
         };
-        let prepared = Prepared { permit, generation: self.judge.generation() };
-        if let Err(error) = self.statements.parse(parse.name, prepared.clone()) {
-            return Ok(self.refuse_extended(parse.name, error, false));
+        let permit = prepared.permit.clone();
+        let ticket = match self.statements.parse(parse.name, prepared) {
+            Ok(ticket) => ticket,
+            Err(full) => return Ok(self.full(parse.name, full)),
+        };
+        match admitted {
+            None => self.judge.count_empty(),
+            Some(admitted) => {
+                self.judge.count_admitted(admitted.class);
+                // Its name may come to be with any Execute from now on.
+                let _ = self.change(admitted);
+            }
         }
         if parse.name.is_empty() {
             self.unnamed_stale = false;
         }
-        self.lease.outbound.parse(parse.name, &prepared.permit, parse.types);
-        self.expect_extended(Expect::Parse);
+        self.lease.outbound.parse(parse.name, &permit, parse.types);
+        self.expect_extended(Expect::Parse(ticket));
         Ok(Handled::Done)
+    }
+
+    /// No room for a statement or portal: what is under way may make some.
+    fn full(&mut self, name: &[u8], full: Full) -> Handled {
+        let error = match full {
+            Full::Now if !self.expects.is_empty() => return Handled::Wait,
+            Full::Now => ClientError::error(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                "too many prepared statements of one name in this session",
+            ),
+            Full::Always(error) => error,
+        };
+        self.refuse_extended(name, error, false)
     }
 
     fn handle_bind(&mut self, bind: frontend::Bind<'_>, body: &[u8]) -> Result<Handled, Malformed> {
         self.drop_stale_unnamed(bind.statement.is_empty());
-        if let Err(error) = self.statements.bind(bind.statement, bind.portal, &mut self.judge) {
-            return Ok(self.refuse_extended(OWN_NAME, error, false));
-        }
+        let unnamed = match self.statements.bind(bind.statement, bind.portal, &mut self.judge) {
+            Ok(unnamed) => unnamed,
+            Err(full) => return Ok(self.full(OWN_NAME, full)),
+        };
         self.lease.outbound.bind(body);
-        self.expect_extended(Expect::Bind);
+        self.expect_extended(Expect::Bind { unnamed });
         Ok(Handled::Done)
     }
 
     fn handle_execute(&mut self, portal: &[u8], body: &[u8]) -> Result<Handled, Malformed> {
-        if let Err(error) = self.statements.execute(portal, &mut self.judge) {
-            return Ok(self.refuse_extended(OWN_NAME, error, false));
-        }
+        let change = match self.statements.execute(portal, &mut self.judge) {
+            Ok(Some(effect @ (Effect::Deallocate { .. } | Effect::DeallocateAll))) => {
+                Change::Deallocated(Box::new((effect.clone(), self.statements.now())))
+            }
+            Ok(_) => Change::None,
+            Err(error) => return Ok(self.refuse_extended(OWN_NAME, error, false)),
+        };
         self.lease.outbound.execute(body);
-        self.expect_extended(Expect::Execute);
+        self.expect_extended(Expect::Execute(change));
         Ok(Handled::Done)
     }
 
@@ -686,9 +830,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
     }
 
-    /// Whether what an EXECUTE names may still run under the policy of now.
-    fn may_go_on(&mut self, effect: &Effect) -> bool {
-        match effect {
+    /// Whether what a statement goes on with, a prepared statement or a cursor, may still run under the
+    /// policy of now.
+    fn may_go_on(&mut self, admitted: &Admitted) -> bool {
+        if self.judge.resumes_writing(admitted) {
+            return false;
+        }
+        match &admitted.effect {
             Effect::Execute { name } => {
                 self.statements.still_admitted(name.as_bytes(), &mut self.judge).is_ok()
             }
@@ -696,18 +844,29 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
     }
 
-    fn begin_effect(&mut self, admitted: &Admitted) -> Option<Box<[Effect]>> {
+    fn change(&mut self, admitted: &Admitted) -> Change {
         match &admitted.effect {
-            Effect::None | Effect::Execute { .. } | Effect::ApplicationName { .. } => None,
+            Effect::None | Effect::Execute { .. } | Effect::ApplicationName { .. } => Change::None,
             Effect::Prepare { name } => {
-                let prepared =
-                    Prepared { permit: admitted.permit.clone(), generation: self.judge.generation() };
-                // Over the bound the name is simply not known, and an unknown name is judged as outdated
-                // after a change of policy.
-                let _ = self.statements.parse(name.as_bytes(), prepared);
-                None
+                let prepared = Prepared {
+                    permit: admitted.permit.clone(),
+                    generation: self.judge.generation(),
+                    effect: Effect::None,
+                };
+                self.statements.prepare(name.as_bytes(), prepared).map_or(Change::None, Change::Prepared)
             }
-            effect @ (Effect::Deallocate { .. } | Effect::DeallocateAll) => Some(Box::new([effect.clone()])),
+            effect @ (Effect::Deallocate { .. } | Effect::DeallocateAll) => {
+                Change::Deallocated(Box::new((effect.clone(), self.statements.now())))
+            }
+        }
+    }
+
+    fn changed(&mut self, change: Change, succeeded: bool) {
+        match change {
+            Change::None => {}
+            Change::Prepared(ticket) => self.statements.parsed(Some(&ticket), succeeded),
+            Change::Deallocated(dropped) if succeeded => self.statements.deallocated(&dropped.0, dropped.1),
+            Change::Deallocated(_) => {}
         }
     }
 
@@ -836,29 +995,27 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             (b'S', _) => return self.parameter_changed(size),
             (b'Z', Some(Expect::Query(_) | Expect::Sync)) => return self.ready_for_query(size),
             (b'E', _) => return self.error(size),
-            (b'1', Some(Expect::Parse)) | (b'2', Some(Expect::Bind)) => {
-                self.expects.pop_front();
+            (b'1', Some(Expect::Parse(_)))
+            | (b'2', Some(Expect::Bind { .. }))
+            | (b'3', Some(Expect::Close(_) | Expect::ClosePortal(_)))
+            | (b'n', Some(Expect::Describe)) => {
+                self.answered(true);
                 self.pass(size);
             }
-            (b'3', Some(Expect::Close(_))) => {
-                if let Some(Expect::Close(Some(closed))) = self.expects.pop_front() {
-                    self.statements.closed(&closed.0, closed.1);
-                }
-                self.pass(size);
-            }
-            (b'1', Some(Expect::QuietParse))
+            (b'1', Some(Expect::QuietParse(_)))
             | (b'2', Some(Expect::QuietBind))
             | (b'3', Some(Expect::QuietClose))
             | (b'n', Some(Expect::QuietDescribe)) => {
-                self.expects.pop_front();
+                self.answered(true);
                 self.hide(size);
             }
-            (b'n', Some(Expect::Describe)) => {
+            (b's', Some(Expect::Execute(_))) => {
                 self.expects.pop_front();
+                self.since = Instant::now();
                 self.pass(size);
             }
-            (b'C' | b'I' | b's', Some(Expect::Execute)) => {
-                self.expects.pop_front();
+            (b'C' | b'I', Some(Expect::Execute(_))) => {
+                self.answered(true);
                 self.since = Instant::now();
                 self.pass(size);
             }
@@ -866,8 +1023,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 self.since = Instant::now();
                 self.pass(size);
             }
-            (b'c', Some(Expect::Query(_) | Expect::Execute)) => self.pass(size),
-            (b'G', Some(Expect::Query(_) | Expect::Execute)) => {
+            (b'c', Some(Expect::Query(_) | Expect::Execute(_))) => self.pass(size),
+            (b'G', Some(Expect::Query(_) | Expect::Execute(_))) => {
                 let writes = self.judge.mode() == Mode::ReadWrite;
                 let Some(copy_in) = CopyIn::begun(writes) else {
                     return Err(End::SourceGone("began a COPY FROM STDIN that nobody admitted"));
@@ -892,19 +1049,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         let Some(status) = body.first().copied().and_then(Status::from_byte) else {
             return Err(End::SourceGone("reported an unknown transaction status"));
         };
-        if let Some(Expect::Query(Some(effects))) = self.expects.pop_front()
-            && !self.failed
-        {
-            for effect in &effects {
-                self.statements.deallocated(effect);
-            }
-        }
+        self.answered(!self.failed);
         self.failed = false;
         self.status = status;
         self.since = Instant::now();
         self.copy_in = None;
         let settled = self.expects.is_empty();
-        if settled {
+        if settled && self.cancelling.as_ref().is_some_and(|cancelling| cancelling.request.is_none()) {
             self.cancelling = None;
         }
         if status == Status::Idle {
@@ -914,6 +1065,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         Ok(())
     }
 
+    /// What was expected first has its answer, or never will.
+    fn answered(&mut self, succeeded: bool) {
+        match self.expects.pop_front() {
+            Some(Expect::Query(change) | Expect::Execute(change)) => self.changed(change, succeeded),
+            Some(Expect::Parse(ticket)) => self.statements.parsed(ticket.as_ref(), succeeded),
+            Some(Expect::Bind { unnamed: true }) => self.statements.bound(succeeded),
+            Some(Expect::Close(Some(ticket))) if succeeded => self.statements.closed(&ticket),
+            Some(Expect::ClosePortal(Some(ticket))) if succeeded => self.statements.portal_closed(&ticket),
+            _ => {}
+        }
+    }
+
     fn body(&self, size: usize) -> &[u8] {
         self.lease.inbound.data().get(self.approved + HEADER..self.approved + size).unwrap_or_default()
     }
@@ -921,37 +1084,57 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     fn error(&mut self, size: usize) -> Result<(), End> {
         self.failed = true;
         self.copy_in = None;
-        let sqlstate = backend::error_field(self.body(size), b'C').unwrap_or_default();
+        let body = self.body(size);
+        let sqlstate = backend::error_field(body, b'C').unwrap_or_default();
+        let is = |state: SqlState| sqlstate == state.as_str().as_bytes();
+        let fatal = matches!(backend::error_field(body, b'V'), Some(b"FATAL" | b"PANIC"));
         let replaced = match self.expects.front() {
+            // What stands for the refused statement names a type that does not exist. Any other error,
+            // such as that of a cancel or of the source's own end, is not about it.
             Some(Expect::Refused(refused))
-                if refused.always || sqlstate != SqlState::IN_FAILED_SQL_TRANSACTION.as_str().as_bytes() =>
+                if is(SqlState::UNDEFINED_OBJECT)
+                    || (refused.always && is(SqlState::IN_FAILED_SQL_TRANSACTION)) =>
             {
                 Some(refused.error.clone())
             }
-            _ if self.cancelling.is_some() && sqlstate == SqlState::QUERY_CANCELED.as_str().as_bytes() => {
-                Some(statement_timeout())
-            }
+            _ if self.cancelling.is_some() && is(SqlState::QUERY_CANCELED) => Some(statement_timeout()),
             _ => None,
         };
-        match replaced {
-            Some(error) => {
+        self.farewell |= fatal;
+        match (replaced, self.expects.front()) {
+            (Some(error), _) => {
                 self.hide(size);
                 self.edit(|out| error.encode(out));
             }
-            None => self.pass(size),
+            (None, Some(Expect::QuietParse(1..))) => self.shift_position(size),
+            (None, _) => self.pass(size),
         }
         self.answered_error();
         Ok(())
     }
 
+    /// Passes an error on; its position counts in the client's own text of several statements.
+    fn shift_position(&mut self, size: usize) {
+        let before = match self.expects.front() {
+            Some(Expect::QuietParse(before)) => *before,
+            _ => 0,
+        };
+        let Some(shifted) = backend::with_position_shifted(self.body(size), before) else {
+            return self.pass(size);
+        };
+        self.hide(size);
+        self.edit(|out| out.extend_from_slice(&shifted));
+    }
+
     /// After an error in an extended message the source passes over everything up to Sync.
     fn answered_error(&mut self) {
         self.failed = true;
+        self.copy_in = None;
         match self.expects.front() {
             None | Some(Expect::Query(_) | Expect::Sync) => {}
             Some(_) => {
                 while !matches!(self.expects.front(), None | Some(Expect::Sync)) {
-                    self.expects.pop_front();
+                    self.answered(false);
                 }
                 if self.expects.is_empty() && self.skip == Skip::No {
                     self.skip = Skip::Upstream;
@@ -966,13 +1149,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         let Some((name, value)) = backend::parameter(self.body(size)) else {
             return Err(End::SourceGone("sent a parameter that cannot be read"));
         };
-        let held = match name {
-            "client_encoding" => value == "UTF8",
-            "standard_conforming_strings" => value == "on",
-            "default_transaction_read_only" => value == "on" || self.judge.mode() == Mode::ReadWrite,
-            _ => true,
-        };
-        if !held {
+        // A writer may bind its own hands.
+        let stricter = name == "default_transaction_read_only" && value == "on";
+        if self.lease.pins.broken_by(name, value) && !stricter {
             return Err(End::SourceGone("changed a setting that the gateway pins"));
         }
         if name == "application_name" {
@@ -988,14 +1167,21 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     // ---- time ----------------------------------------------------------------------------------
 
+    fn poll_cancelling(&mut self, cx: &mut Context<'_>) {
+        if let Some(cancelling) = &mut self.cancelling
+            && let Some(request) = &mut cancelling.request
+            && request.as_mut().poll(cx).is_ready()
+        {
+            cancelling.request = None;
+            if self.expects.is_empty() {
+                // The answer was faster.
+                self.cancelling = None;
+            }
+        }
+    }
+
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Option<End> {
         loop {
-            if let Some(cancelling) = &mut self.cancelling
-                && let Some(request) = &mut cancelling.request
-                && request.as_mut().poll(cx).is_ready()
-            {
-                cancelling.request = None;
-            }
             let all_said = self.client_out.is_empty() && self.approved == 0;
             let ends = match self.drain.poll(cx) {
                 Drain::Not => false,
@@ -1011,6 +1197,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             if let Some(end) = self.expired() {
                 return Some(end);
             }
+            self.poll_cancelling(cx);
         }
     }
 
@@ -1074,6 +1261,16 @@ fn longest(kind: u8, limit: usize) -> usize {
         b'D' | b'C' | b'E' | b'H' | b'S' | b'X' | b'c' => SMALL.min(limit),
         _ => limit,
     }
+}
+
+/// The messages that PostgreSQL takes from a client whose session is open.
+fn is_known(kind: u8) -> bool {
+    matches!(kind, b'Q' | b'F' | b'X' | b'P' | b'B' | b'C' | b'D' | b'E' | b'H' | b'S' | b'd' | b'c' | b'f')
+}
+
+fn source_gone() -> ClientError {
+    ClientError::fatal(SqlState::CONNECTION_FAILURE, "the connection to the source was lost")
+        .hint("Connect again; what was under way may have to be repeated.")
 }
 
 fn protocol(message: String) -> End {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{CancelTarget, Opened, Outbound, Stream};
+use super::{CancelTarget, Opened, Outbound, Pins, Stream};
 use crate::wire::{BufferPool, ReadBuffer};
 
 /// An open, authenticated and pinned session. It may move between clients, but not while one's
@@ -20,6 +20,8 @@ pub struct Lease {
     /// The source's own ParameterStatus values, as at the start of the session.
     pub parameters: Vec<(String, String)>,
     pub cancel: CancelTarget,
+    /// What has to hold as long as the session lives.
+    pub pins: Pins,
 }
 
 impl Lease {
@@ -32,6 +34,7 @@ impl Lease {
             outbound: Outbound::default(),
             parameters: opened.parameters,
             cancel: opened.cancel,
+            pins: opened.pins,
         }
     }
 

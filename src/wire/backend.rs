@@ -97,6 +97,30 @@ pub fn error_field(body: &[u8], wanted: u8) -> Option<&[u8]> {
     }
 }
 
+/// An ErrorResponse with the fields of `body`, its position (`P`) moved by `characters`; `None` when it
+/// has no position.
+pub fn with_position_shifted(body: &[u8], characters: u32) -> Option<BytesMut> {
+    let position = std::str::from_utf8(error_field(body, b'P')?).ok()?.parse::<u32>().ok()?;
+    let position = position.checked_add(characters)?.to_string();
+    let mut fields = BytesMut::with_capacity(body.len() + 16);
+    let mut rest = body;
+    while let Some((&kind, behind)) = rest.split_first()
+        && kind != 0
+    {
+        let (value, behind) = super::frontend::text(behind).ok()?;
+        fields.put_u8(kind);
+        fields.put_slice(if kind == b'P' { position.as_bytes() } else { value });
+        fields.put_u8(0);
+        rest = behind;
+    }
+    fields.put_u8(0);
+    let mut out = BytesMut::with_capacity(fields.len() + 5);
+    out.put_u8(b'E');
+    out.put_u32(u32::try_from(fields.len()).ok()?.checked_add(4)?);
+    out.put_slice(&fields);
+    Some(out)
+}
+
 /// Name and value of a ParameterStatus body.
 pub fn parameter(body: &[u8]) -> Option<(&str, &str)> {
     let (name, rest) = super::frontend::text(body).ok()?;
