@@ -42,7 +42,7 @@ use crate::status::{Fault, SourceReporter};
 use crate::upstream::{Lease, OpenError, Opened, Opening, Source};
 use crate::wire::startup::Startup;
 use crate::wire::{BufferPool, ClientError, backend};
-use startup::{Greeted, Passwords, Relayed, StartupEnd, greet, negotiation, pass};
+use startup::{Greeted, Passwords, Relayed, StartupEnd, greet, negotiation};
 
 /// How long a session waits for the function catalogue of a source that was not asked yet.
 const CATALOGUE_WAIT: Duration = Duration::from_secs(10);
@@ -365,20 +365,30 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
         Auth::Relay => {
             // From here on the client is waited for too; the source's waits have their own ends.
             *waiting = None;
-            pass(&kept.throttle, address.ip(), user.as_str()).await?;
-            open.source.open_relayed(&opening, user.as_str(), &mut Relayed(stream)).await
+            let mut relayed = Relayed {
+                stream: &mut *stream,
+                throttle: &kept.throttle,
+                address: address.ip(),
+                user: user.as_str(),
+                answered: false,
+                refused: None,
+            };
+            let opened = open.source.open_relayed(&opening, user.as_str(), &mut relayed).await;
+            let Relayed { answered, refused, .. } = relayed;
+            if let Some(end) = refused {
+                return Err(end);
+            }
+            if answered && !matches!(&opened, Err(error) if error.relayed().is_some()) {
+                kept.throttle.forgive(address.ip(), Instant::now());
+            }
+            opened
         }
         Auth::Scram { .. } | Auth::Trust => open.source.open(&opening).await,
     };
     *waiting = None;
     let lease = match opened {
         Ok(lease) => lease,
-        Err(error) => {
-            if error.relayed().is_some() {
-                kept.throttle.failed(address.ip(), Instant::now());
-            }
-            return Err(source_failed(open, stream, &error).await);
-        }
+        Err(error) => return Err(source_failed(open, stream, &error).await),
     };
     open.metrics.upstream_opened(asked.elapsed());
     open.metrics.up(true);

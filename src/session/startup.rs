@@ -239,7 +239,7 @@ impl Passwords<'_> {
 }
 
 /// Holds up whoever guesses; who is turned away cannot tell it from a wrong password.
-pub async fn pass(throttle: &Throttle, address: IpAddr, user: &str) -> Result<(), StartupEnd> {
+async fn pass(throttle: &Throttle, address: IpAddr, user: &str) -> Result<(), StartupEnd> {
     match throttle.gate(address, Instant::now()) {
         Gate::Open => Ok(()),
         Gate::After(wait) => {
@@ -293,13 +293,37 @@ fn sasl_initial(body: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 /// The client's side of a login that the source judges.
-pub struct Relayed<'a, S>(pub &'a mut ClientStream<S>);
+pub struct Relayed<'a, S> {
+    pub stream: &'a mut ClientStream<S>,
+    pub throttle: &'a Throttle,
+    pub address: IpAddr,
+    pub user: &'a str,
+    /// The client has answered; until the source says yes, that counts as a wrong password.
+    pub answered: bool,
+    /// What the client is to be told in place of what the source said.
+    pub refused: Option<StartupEnd>,
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation for Relayed<'_, S> {
     async fn ask(&mut self, request: &[u8]) -> io::Result<Bytes> {
         self.tell(request).await?;
-        self.0.flush().await?;
-        read_answer(self.0).await.map_err(|end| io::Error::other(end.to_string()))
+        self.stream.flush().await?;
+        let answer = read_answer(self.stream).await;
+        let passed = match answer {
+            Ok(answer) if self.answered => Ok(answer),
+            Ok(answer) => pass(self.throttle, self.address, self.user).await.map(|()| {
+                // Ahead of the source's word, or many guesses at once would all be free.
+                self.throttle.failed(self.address, Instant::now());
+                self.answered = true;
+                answer
+            }),
+            Err(end) => Err(end),
+        };
+        passed.map_err(|end| {
+            let error = io::Error::other(end.to_string());
+            self.refused = Some(end);
+            error
+        })
     }
 
     async fn tell(&mut self, message: &[u8]) -> io::Result<()> {
@@ -307,7 +331,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Conversation for Relayed<'_, S> {
         out.put_u8(b'R');
         out.put_u32(message.len() as u32 + 4);
         out.put_slice(message);
-        self.0.write_all(&out).await
+        self.stream.write_all(&out).await
     }
 }
 

@@ -66,6 +66,15 @@ impl Throttle {
         if wait.is_zero() { Gate::Open } else { Gate::After(wait) }
     }
 
+    /// What was counted as a failure ahead of its outcome was none.
+    pub fn forgive(&self, address: IpAddr, now: Instant) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bucket) = buckets.get_mut(&key(address)) {
+            bucket.refill(now);
+            bucket.free = (bucket.free + 1.0).min(FREE);
+        }
+    }
+
     /// A proof did not fit.
     pub fn failed(&self, address: IpAddr, now: Instant) {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,6 +124,8 @@ mod tests {
         assert_eq!(answers[..6], [Gate::Open, after(1), after(2), after(3), after(4), after(5)]);
         assert_eq!(answers[6..], [Gate::Closed, Gate::Closed]);
         assert_eq!(throttle.gate(OTHER, now), Gate::Open, "others are not held up");
+        throttle.forgive(GUESSER, now);
+        assert_eq!(throttle.gate(GUESSER, now), Gate::Open);
         assert_eq!(throttle.gate(GUESSER, now + Duration::from_secs(60)), Gate::Open, "and it is forgiven");
     }
 

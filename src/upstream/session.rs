@@ -162,8 +162,12 @@ fn judge(mut error: ServerError, opening: &Opening, relayed: bool) -> ServerErro
         Stage::Authentication => error.relayed = relayed,
         // A value that the client chose, such as an unknown time zone, is the client's to mend.
         Stage::Starting => {
-            let names_setting =
-                opening.settings.iter().any(|(name, _)| error.message.contains(&format!("\"{name}\"")));
+            // The server writes names its own way, such as TimeZone.
+            let message = error.message.to_ascii_lowercase();
+            let names_setting = opening
+                .settings
+                .iter()
+                .any(|(name, _)| message.contains(&format!("\"{}\"", name.to_ascii_lowercase())));
             error.about_setting = match error.sqlstate.as_str() {
                 "22023" => Some(SqlState::INVALID_PARAMETER_VALUE),
                 "42704" => Some(SqlState::UNDEFINED_OBJECT),
