@@ -13,6 +13,7 @@ mod kit;
 use std::net::TcpListener;
 
 use kit::{Outcome, Program, Step, check};
+use serde_json::Value;
 
 /// The port that catalog files name.
 const USUAL: &str = "127.0.0.1:15432";
@@ -78,27 +79,38 @@ fn refusals_speak_to_users(outcome: &Outcome) {
 
 /// Each refusal is a line of the gateway's log, under the end user and the query of Trino.
 fn refusals_are_attributed(outcome: &Outcome) {
-    let lines: Vec<&str> = outcome.gateway_log.lines().filter(|line| line.contains("refused")).collect();
-    let (mut named, mut alice, mut bob) = (0, 0, 0);
+    let lines: Vec<Value> = outcome
+        .gateway_log
+        .lines()
+        .filter(|line| line.contains("refused"))
+        .map(|line| {
+            serde_json::from_str(line)
+                .unwrap_or_else(|e| panic!("a line of the log is not JSON ({e}): {line}"))
+        })
+        .collect();
+    let field = |line: &Value, key: &str| -> Option<String> {
+        line.get(key).or_else(|| line.get("fields")?.get(key)).and_then(Value::as_str).map(str::to_owned)
+    };
+    let (mut alice, mut bob) = (0, 0);
     for step in refused(outcome) {
-        // Trino hands the text of `system.execute` on as it is, without its comment: no end user is known there, and a comment
-        // at its end is the user's own.
-        if step.name.starts_with("system.execute") {
+        // Trino hands the text of `system.execute` on as it is, without its comment, so no end user is known there. A second
+        // comment of that form makes both untrusted.
+        if step.name.starts_with("system.execute") || step.name.contains("comment of another user") {
             continue;
         }
         let (user, query) = (step.text("user"), step.text("query"));
-        let of_query: Vec<&&str> = lines.iter().filter(|line| line.contains(query)).collect();
-        assert!(!of_query.is_empty(), "{}: no refusal of query {query} in the gateway's log", step.name);
-        if step.name.contains("comment of another user") {
-            assert!(of_query.iter().all(|line| !line.contains("mallory")), "{}: {of_query:?}", step.name);
-            continue;
-        }
-        assert!(of_query.iter().all(|line| line.contains(user)), "{}: not {user}: {of_query:?}", step.name);
-        named += 1;
+        let found = lines.iter().any(|line| {
+            field(line, "query").as_deref() == Some(query) && field(line, "end_user").as_deref() == Some(user)
+        });
+        assert!(found, "{}: no refusal of {user}'s query {query} in the gateway's log", step.name);
         alice += usize::from(user == "alice");
         bob += usize::from(user == "bob");
     }
-    assert!(named > 25 && alice > 5 && bob > 5, "{named} refusals named, {alice} of alice, {bob} of bob");
+    assert!(alice > 5 && bob > 5, "{alice} refusals of alice, {bob} of bob");
+    // One step ends the text of `system.execute` with a comment of Trino's form: nothing tells that from Trino's own, which is
+    // why the documentation says to close that procedure. Nowhere else does a made-up name count.
+    let made_up = lines.iter().filter(|line| field(line, "end_user").as_deref() == Some("mallory")).count();
+    assert_eq!(made_up, 1, "refusals logged under a name that the user made up");
 }
 
 fn report(outcome: &Outcome) {
