@@ -12,6 +12,7 @@ use fedgate::guard::{Context, Mode, VerdictCache, judge};
 use fedgate::ids::SourceName;
 use fedgate::sql::Limits;
 use fedgate::sql::catalogue::Catalogue;
+use fedgate::sql::{lexer, parse};
 
 // The gateway's own allocator.
 #[global_allocator]
@@ -67,12 +68,20 @@ fn verdicts(criterion: &mut Criterion) {
         let (uncached, slowest) = spread(&statements, |sql| {
             black_box(judge(sql.as_bytes(), &ctx));
         });
+        let (lexed, _) = spread(&statements, |sql| {
+            let _ = black_box(lexer::tokens(sql, &limits));
+        });
+        let (parsed, _) = spread(&statements, |sql| {
+            if let Ok(tokens) = lexer::tokens(sql.trim_end_matches(';'), &limits) {
+                let _ = black_box(parse::query(&tokens));
+            }
+        });
         let cache = VerdictCache::new(16 << 20);
         let (cached, _) = spread(&statements, |sql| {
             black_box(cache.judge(sql.as_bytes(), &ctx, 1));
         });
         println!(
-            "{client}: {} statements, median uncached {uncached:?} (slowest {slowest:?}), cached {cached:?}",
+            "{client}: {} statements, median uncached {uncached:?} (slowest {slowest:?}; lexed {lexed:?}, lexed and parsed {parsed:?}), cached {cached:?}",
             statements.len()
         );
         criterion.bench_function(&format!("{client}/uncached"), |bencher| {

@@ -238,7 +238,19 @@ impl Normal<'_, '_> {
                 self.operand = true;
                 self.push(Out::Placeholder(format!("${}", token.text)), token);
             }
-            Kind::Operator => self.operator(token, at + 1),
+            Kind::Operator => {
+                // sqlparser reads `ANY (VALUES …)` as a call; `IN (VALUES …)` it reads.
+                if self.operand
+                    && ["any", "all", "some"].iter().any(|word| self.is(at + 1, word))
+                    && self.kind(at + 2) == Some(Kind::LeftParen)
+                    && self.is(at + 3, "values")
+                {
+                    self.operand = false;
+                    self.word("in", Keyword::IN, token);
+                    return at + 2;
+                }
+                self.operator(token, at + 1);
+            }
             Kind::LeftParen => {
                 self.operand = false;
                 self.push(Out::LParen, token);
