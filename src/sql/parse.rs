@@ -306,10 +306,9 @@ impl Normal<'_, '_> {
             Category::TypeFunction | Category::Reserved => false,
         };
         if named
-            && (!token.is("escape") || !self.operand)
             && (!token.is("zone") || !self.is(at.wrapping_sub(1), "time"))
             // `COLUMNS a int PATH 'x'`, rather than `path '(1,2)'`
-            && (!token.is("path") || !self.operand)
+            && !(self.operand && CLAUSES.contains(&token.text.as_ref()))
             && let Some(next) = self.typed_literal(at)
         {
             return ControlFlow::Break(next);
@@ -469,6 +468,9 @@ impl Normal<'_, '_> {
         self.push(out, token);
     }
 }
+
+/// Words that may stand between an operand and a string, and then are no type's name.
+const CLAUSES: &[&str] = &["escape", "groups", "passing", "path", "range", "rows", "value"];
 
 /// Reserved words that end an operand.
 fn ends_operand(word: &str) -> bool {
