@@ -803,7 +803,7 @@ fn a_configuration_that_cannot_be_used_names_key_and_line_and_ends_with_2() {
         ],
     );
     assert_eq!(code, Some(2), "{log}");
-    assert!(!log.contains("PRIVATE KEY") && log.contains("private key"), "{log}");
+    assert!(!log.contains("PRIVATE KEY") && log.contains("private_key"), "{log}");
     // Somebody else has the port.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
