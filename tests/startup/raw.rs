@@ -2,6 +2,9 @@
 //!
 //! Invariant: no wait is without an end, and a reset connection is told from a closed one.
 
+// Each test program uses its own part of this.
+#![allow(dead_code)]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -133,7 +136,9 @@ impl Raw {
     /// From an address of loopback's own network.
     pub fn connect_from(from: Ipv4Addr, to: SocketAddr) -> Self {
         let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+        if from != Ipv4Addr::LOCALHOST {
+            socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+        }
         socket.connect(&to.into()).unwrap();
         let stream = TcpStream::from(socket);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -332,6 +337,11 @@ impl Raw {
         self.send(&ssl_request());
         assert_eq!(self.byte(), Some(b'S'));
         self.tls(config)
+    }
+
+    /// Hash of the server's certificate, on TLS.
+    pub fn end_point(&self) -> Option<&[u8]> {
+        self.end_point.as_deref()
     }
 
     pub fn alpn(&self) -> Option<Vec<u8>> {
