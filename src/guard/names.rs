@@ -241,6 +241,9 @@ impl<'c> Names<'c> {
                         for symbol in implied_operators(&token.text) {
                             self.operator(symbol, offset)?;
                         }
+                        if token.is("not") && tokens.get(at + 1).is_some_and(|next| next.is("in")) {
+                            self.operator("<>", offset)?;
+                        }
                     }
                     let field = at.checked_sub(1).and_then(|at| tokens.get(at)).map(|token| token.kind)
                         == Some(Kind::Dot);
@@ -291,8 +294,7 @@ fn qualified<'t, 'a>(tokens: &'t [Token<'a>], at: usize) -> (Vec<&'t Token<'a>>,
 /// Operators that syntax uses without writing them.
 fn implied_operators(word: &str) -> &'static [&'static str] {
     match word {
-        "using" | "natural" | "case" | "nullif" | "distinct" => &["="],
-        "in" => &["=", "<>"],
+        "in" | "using" | "natural" | "case" | "nullif" | "distinct" => &["="],
         "between" => &[">=", "<=", "<", ">"],
         "like" => &["~~", "!~~"],
         "ilike" => &["~~*", "!~~*"],

@@ -322,10 +322,9 @@ impl Normal<'_, '_> {
             && (self.operand || self.is(before, "asc") || self.is(before, "desc"));
         if named
             && !frame
-            && (!token.is("escape") || !self.operand)
             && (!token.is("zone") || !self.is(before, "time"))
             // `COLUMNS a int PATH 'x'`, rather than `path '(1,2)'`
-            && (!token.is("path") || !self.operand)
+            && !(self.operand && CLAUSES.contains(&token.text.as_ref()))
             && let Some(next) = self.typed_literal(at)
         {
             return ControlFlow::Break(next);
@@ -485,6 +484,9 @@ impl Normal<'_, '_> {
         self.push(out, token);
     }
 }
+
+/// Words that may stand between an operand and a string, and then are no type's name.
+const CLAUSES: &[&str] = &["escape", "passing", "path", "value"];
 
 /// Reserved words that end an operand.
 fn ends_operand(word: &str) -> bool {
