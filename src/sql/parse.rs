@@ -486,7 +486,7 @@ impl Normal<'_, '_> {
 }
 
 /// Words that may stand between an operand and a string, and then are no type's name.
-const CLAUSES: &[&str] = &["escape", "groups", "passing", "path", "range", "rows", "value"];
+const CLAUSES: &[&str] = &["escape", "passing", "path", "value"];
 
 /// Reserved words that end an operand.
 fn ends_operand(word: &str) -> bool {
