@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
-use rand::Rng;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -49,6 +48,8 @@ pub enum RunError {
     Users(#[from] crate::config::UsersError),
     #[error("cannot listen on {address}: {error}")]
     Listen { address: SocketAddr, error: io::Error },
+    #[error("gateway.auth.method: trust lets everybody in, and this gateway listens on {address}")]
+    Trust { address: SocketAddr },
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
     #[error("cannot set up metrics: {0}")]
@@ -89,6 +90,8 @@ impl End {
 struct Gateway {
     path: PathBuf,
     sources: Sources,
+    /// Where clients come in until the end, whatever a later configuration says.
+    bound: Vec<SocketAddr>,
     shared: watch::Sender<Arc<Shared>>,
     metrics: Arc<Metrics>,
     files: Files,
@@ -104,7 +107,6 @@ impl Gateway {
         let kept = Arc::new(Keepsakes {
             cancels: Arc::new(Cancels::default()),
             throttle: Throttle::default(),
-            mock_secret: rand::rng().random(),
             metrics: Arc::clone(&metrics),
             verdicts: Arc::new(VerdictCache::new(VERDICT_BYTES)),
             drain: draining.clone(),
@@ -135,8 +137,10 @@ impl Gateway {
             tasks.spawn(crate::http::serve(listener, parts, stop));
         }
         let clients = Arc::new(AtomicUsize::new(0));
+        let mut bound = Vec::new();
         for listener in listeners {
             let address = listener.local_addr()?;
+            bound.push(address);
             tracing::info!(%address, "listening");
             let acceptor = Acceptor {
                 listener,
@@ -151,7 +155,7 @@ impl Gateway {
         }
         status.set_phase(Phase::Ready);
 
-        let mut gateway = Self { path: path.to_owned(), sources, shared, metrics, files };
+        let mut gateway = Self { path: path.to_owned(), sources, bound, shared, metrics, files };
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -194,6 +198,7 @@ impl Gateway {
             {
                 tracing::warn!("gateway.listen and the threads take effect at the next start");
             }
+            may_trust(&config.gateway.auth, &self.bound)?;
             let files = Files::of(&self.path, &config, &self.files);
             let shared = share(&config, &mut self.sources)?;
             Ok((files, shared))
@@ -210,6 +215,14 @@ impl Gateway {
                 tracing::error!(why, %error, "the new configuration cannot be used; the old one stays");
             }
         }
+    }
+}
+
+/// `trust` is for loopback alone; a reload keeps the addresses of the start.
+fn may_trust(auth: &Auth, bound: &[SocketAddr]) -> Result<(), RunError> {
+    match bound.iter().find(|address| !address.ip().to_canonical().is_loopback()) {
+        Some(address) if *auth == Auth::Trust => Err(RunError::Trust { address: *address }),
+        _ => Ok(()),
     }
 }
 
@@ -304,16 +317,20 @@ impl Drop for Place {
 
 impl Acceptor {
     async fn run(self) {
+        let mut failing = false;
         loop {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
+                    failing = false;
                     if let Err(error) = self.admit(stream, address) {
                         tracing::info!(%address, %error, "a connection was lost before it began");
                     }
                 }
                 Err(error) => {
                     // Out of descriptors, most likely: it passes when sessions end.
-                    tracing::error!(%error, "cannot accept");
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::error!(%error, "cannot accept");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -357,5 +374,19 @@ impl Acceptor {
             }
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_does_not_open_to_the_world_what_began_with_passwords() {
+        let [near, mapped, world] =
+            ["127.0.0.1:1", "[::ffff:127.0.0.1]:1", "0.0.0.0:1"].map(|address| address.parse().unwrap());
+        assert!(may_trust(&Auth::Trust, &[near, mapped]).is_ok());
+        assert!(may_trust(&Auth::Trust, &[near, world]).is_err());
+        assert!(may_trust(&Auth::Relay, &[world]).is_ok());
     }
 }

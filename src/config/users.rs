@@ -25,6 +25,8 @@ const ITERATIONS_LIMIT: u32 = 10_000_000;
 /// What PostgreSQL itself uses unless told otherwise (`scram_iterations`).
 const USUAL_ITERATIONS: u32 = 4096;
 const SALT_LIMIT: usize = 1024;
+/// Bytes; PostgreSQL's own.
+const USUAL_SALT: usize = 16;
 /// How often a users file is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -140,7 +142,10 @@ fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
 #[derive(Clone, Debug)]
 pub struct Users {
     by_name: HashMap<String, Verifier>,
-    usual_iterations: u32,
+    /// Rounds and length of the salt of each, in the order of names.
+    shapes: Vec<(u32, usize)>,
+    /// Of all verifiers; changes with the file and with nothing else.
+    secret: [u8; 32],
 }
 
 /// Why a users file cannot be used.
@@ -164,12 +169,17 @@ impl Default for Users {
 
 impl Users {
     fn new(by_name: HashMap<String, Verifier>) -> Self {
-        let mut counts: HashMap<u32, usize> = HashMap::new();
-        for verifier in by_name.values() {
-            *counts.entry(verifier.iterations).or_default() += 1;
+        let mut known: Vec<(&String, &Verifier)> = by_name.iter().collect();
+        known.sort_by_key(|(name, _)| *name);
+        let mut hash = Sha256::new();
+        for (name, verifier) in &known {
+            for part in [name.as_bytes(), &verifier.salt, &verifier.stored_key, &verifier.server_key] {
+                hash.update((part.len() as u64).to_be_bytes());
+                hash.update(part);
+            }
         }
-        let usual = counts.into_iter().max_by_key(|(rounds, users)| (*users, *rounds));
-        Self { by_name, usual_iterations: usual.map_or(USUAL_ITERATIONS, |(rounds, _)| rounds) }
+        let shapes = known.iter().map(|(_, verifier)| (verifier.iterations, verifier.salt.len())).collect();
+        Self { shapes, secret: hash.finalize().into(), by_name }
     }
 
     /// Reads `path` whole; bounded.
@@ -214,9 +224,27 @@ impl Users {
         self.by_name.get(name)
     }
 
-    /// The number of rounds that most users have, so that a user who is not there looks like them.
-    pub fn usual_iterations(&self) -> u32 {
-        self.usual_iterations
+    /// What stands in for the verifier of a user who is not there; no password fits it.
+    ///
+    /// As a real one it is the same each time for the same name, after a restart and at another
+    /// gateway with the same file too, and as many of them have some number of rounds as of the
+    /// real ones. Nobody can work it out who does not know the whole file.
+    pub fn stand_in(&self, user: &str) -> Verifier {
+        let seed = hmac_sha256(&self.secret, user.as_bytes());
+        let number = seed.iter().fold(0usize, |number, byte| number.rotate_left(8) ^ usize::from(*byte));
+        let shape = number.checked_rem(self.shapes.len()).and_then(|at| self.shapes.get(at));
+        let (iterations, salt_length) = *shape.unwrap_or(&(USUAL_ITERATIONS, USUAL_SALT));
+        let mut salt = Vec::with_capacity(salt_length + 32);
+        for block in 0..salt_length.div_ceil(32) as u64 {
+            salt.extend_from_slice(&hmac_sha256(&seed, &block.to_be_bytes()));
+        }
+        salt.truncate(salt_length);
+        Verifier {
+            iterations,
+            salt,
+            stored_key: hmac_sha256(&seed, b"stored key"),
+            server_key: hmac_sha256(&seed, b"server key"),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -375,6 +403,29 @@ mod tests {
         let client_key: Vec<u8> = proof.iter().zip(client_signature).map(|(a, b)| a ^ b).collect();
         assert_eq!(<[u8; 32]>::from(Sha256::digest(client_key)), verifier.stored_key);
         assert_eq!(Verifier::parse(&verifier.to_text()), Ok(verifier));
+    }
+
+    #[test]
+    fn who_is_not_there_looks_like_those_who_are() {
+        let text: String = (0..40u8)
+            .map(|number| {
+                let (rounds, salt) = if number < 10 { (3, 12) } else { (2, 40) };
+                line(&format!("u{number}"), &Verifier::derive("x", &[number; 40][..salt], rounds)) + "\n"
+            })
+            .collect();
+        let (one, other) = (Users::parse(&text).unwrap(), Users::parse(&text).unwrap());
+        let mut fewer = 0;
+        for number in 0..400 {
+            let name = format!("nobody{number}");
+            let verifier = one.stand_in(&name);
+            assert_eq!(verifier, other.stand_in(&name), "at another gateway");
+            assert!([(3, 12), (2, 40)].contains(&(verifier.iterations, verifier.salt.len())));
+            fewer += usize::from(verifier.iterations == 3);
+        }
+        assert!((50..150).contains(&fewer), "{fewer} of 400, as 10 of 40");
+        assert_ne!(one.stand_in("a").salt, one.stand_in("b").salt);
+        assert_ne!(one.stand_in("a").salt, Users::default().stand_in("a").salt);
+        assert_eq!(Users::default().stand_in("a").iterations, USUAL_ITERATIONS);
     }
 
     #[test]

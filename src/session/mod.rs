@@ -62,7 +62,6 @@ pub struct Shared {
 pub struct Keepsakes {
     pub cancels: Arc<Cancels>,
     pub throttle: Throttle,
-    pub mock_secret: [u8; 32],
     pub metrics: Arc<Metrics>,
     pub verdicts: Arc<VerdictCache>,
     pub drain: watch::Receiver<Drain>,
@@ -332,7 +331,7 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
             } else {
                 None
             };
-            Passwords { users: &users, throttle: &kept.throttle, mock_secret: &kept.mock_secret }
+            Passwords { users: &users, throttle: &kept.throttle }
                 .authenticate(stream, user.as_str(), address.ip(), end_point)
                 .await?;
         }

@@ -42,6 +42,8 @@ const LARGEST: usize = 0x3fff_ffff;
 const SMALL: usize = 10_000;
 /// After a time-out's cancel, how long the source may take to answer.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
+/// Bytes of a client that is told goodbye that are still taken.
+const MOST_UNREAD: usize = 1024 * 1024;
 /// How long a side that is told goodbye may take to hear it.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -263,7 +265,25 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             self.lease.outbound.terminate();
             let _ = tokio::time::timeout(bounded, std::future::poll_fn(|cx| self.lease.poll_flush(cx))).await;
         }
+        if matches!(end, End::Fatal(_)) {
+            let _ = tokio::time::timeout(bounded, self.hear_out()).await;
+        }
         end
+    }
+
+    /// Takes what the client still sends: closing with bytes unread resets the connection, and it may
+    /// lose the error.
+    async fn hear_out(&mut self) {
+        let mut rest = [0; 1024];
+        let mut left = MOST_UNREAD;
+        while left > 0 {
+            let mut space = ReadBuf::new(&mut rest);
+            let read = std::future::poll_fn(|cx| Pin::new(&mut self.client).poll_read(cx, &mut space)).await;
+            if read.is_err() || space.filled().is_empty() {
+                return;
+            }
+            left = left.saturating_sub(space.filled().len());
+        }
     }
 
     fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<End> {

@@ -185,18 +185,6 @@ fn hmac(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
     mac.finalize().into_bytes().into()
 }
 
-/// What stands in for the verifier of a user who is not there: the same for the same name each time, as
-/// a real one would be.
-pub fn mock_verifier(secret: &[u8; 32], user: &str, iterations: u32) -> Verifier {
-    let salt = hmac(secret, user.as_bytes());
-    Verifier {
-        iterations,
-        salt: salt.iter().take(16).copied().collect(),
-        stored_key: hmac(secret, &salt),
-        server_key: hmac(&salt, secret),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use super::scram::{Exchange, ScramError, mock_verifier};
+use super::scram::{Exchange, ScramError};
 use super::throttle::{Gate, Throttle};
 use super::tls::Tls;
 use crate::config::Users;
@@ -188,8 +188,6 @@ pub fn negotiation(startup: &Startup, out: &mut BytesMut) {
 pub struct Passwords<'a> {
     pub users: &'a Users,
     pub throttle: &'a Throttle,
-    /// Makes up what unknown users would have; new with each start of the gateway.
-    pub mock_secret: &'a [u8; 32],
 }
 
 impl Passwords<'_> {
@@ -202,11 +200,9 @@ impl Passwords<'_> {
         end_point: Option<Vec<u8>>,
     ) -> Result<(), StartupEnd> {
         let known = self.users.get(user);
-        // The same number of rounds as everybody's, or it would tell who is there.
-        let rounds = self.users.usual_iterations();
         // Made for everybody, so that making it tells nobody apart.
-        let mock = mock_verifier(self.mock_secret, user, rounds);
-        let verifier = known.cloned().unwrap_or(mock);
+        let stand_in = self.users.stand_in(user);
+        let verifier = known.cloned().unwrap_or(stand_in);
         let mut exchange = Exchange::new(verifier, known.is_none(), end_point);
         let mut out = BytesMut::new();
         backend::authentication_sasl(exchange.mechanisms(), &mut out);
