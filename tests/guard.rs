@@ -70,6 +70,7 @@ fn customer(version: u32) -> Catalogue {
         // harmful
         ("log_visit", Function, Volatile, true),
         ("touch", Function, Volatile, false),
+        ("relevé", Function, Volatile, true),
         ("archive", Procedure, Volatile, true),
         ("tally", Aggregate, Volatile, true),
         ("crosstab", Function, Stable, true),

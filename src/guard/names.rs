@@ -161,6 +161,12 @@ impl<'c> Names<'c> {
                 return Err(harm(name, why).at(offset));
             }
         }
+        if !name.is_ascii() && self.catalogue.has_harmful_letters() {
+            return Err(Refusal::denied("attribute", name)
+                .because("There are harmful functions or types with such letters in their names.")
+                .hint("Select a column without its table's name before it.")
+                .at(offset));
+        }
         if self.catalogue.types(name).is_empty() { Ok(()) } else { self.r#type(&[name], offset) }
     }
 

@@ -104,6 +104,8 @@ pub struct Catalogue {
     types: HashMap<Box<str>, Vec<Type>>,
     /// Names of the types that are not the server's own, by OID.
     type_names: HashMap<u32, (Box<str>, Box<str>)>,
+    /// Is anything that an attribute may mean both harmful and called by letters beyond ASCII?
+    harmful_letters: bool,
 }
 
 /// First OID of what is not the server's own (`FirstNormalObjectId`).
@@ -158,6 +160,8 @@ impl Builder {
                     .map(|check| check.as_str().into())
                     .collect(),
             };
+            let harmful = r#type.volatile_function.is_some() || !r#type.checks.is_empty();
+            catalogue.harmful_letters |= harmful && !row.name.is_ascii();
             catalogue.types.entry(row.name.as_str().into()).or_default().push(r#type);
             if row.oid >= FIRST_NORMAL_OID {
                 let name = (row.schema.as_str().into(), row.name.as_str().into());
@@ -211,10 +215,17 @@ impl Catalogue {
             volatility: row.volatility,
             one_argument: row.one_argument,
         };
+        self.harmful_letters |= function.harm.is_some() && function.one_argument && !row.name.is_ascii();
         let overloads = self.functions.entry(row.name.into()).or_default();
         if !overloads.contains(&function) {
             overloads.push(function);
         }
+    }
+
+    /// May a name with letters beyond ASCII mean something harmful? A server of a one-byte encoding folds
+    /// their case and cuts names at other places.
+    pub fn has_harmful_letters(&self) -> bool {
+        self.harmful_letters
     }
 
     /// All functions of this name, in any schema.
