@@ -3,6 +3,8 @@
 //! Invariant: each sequence of `wire/*.yaml` is sent to a real server and to the gateway, and either the
 //! answers are the same message by message or the case says how they differ and why.
 
+#[path = "wire/lives.rs"]
+mod lives;
 #[path = "wire/raw.rs"]
 mod raw;
 mod support;

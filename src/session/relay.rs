@@ -291,7 +291,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             let mut progress = false;
 
             self.poll_cancelling(cx);
-            if self.wants_client() {
+            // Whoever is not asked now does not wake us.
+            let asks_client = self.wants_client() && !self.client_in.space().is_empty();
+            if asks_client {
                 match self.poll_read_client(cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::ClientGone),
                     Poll::Ready(Ok(_)) => progress = true,
@@ -307,7 +309,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 Poll::Ready(Err(_)) => return self.poll_source_gone(cx, "connection lost while writing"),
                 Poll::Pending => {}
             }
-            if !self.lease.inbound.space().is_empty() {
+            let asks_source = !self.lease.inbound.space().is_empty();
+            if asks_source {
                 match self.lease.poll_fill(cx) {
                     Poll::Ready(Ok(0)) => return self.poll_source_gone(cx, "closed by the source"),
                     Poll::Ready(Err(_)) => return self.poll_source_gone(cx, "connection lost"),
@@ -330,6 +333,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             if let Some(end) = self.poll_clock(cx) {
                 return Poll::Ready(end);
             }
+            // Room that was made since: by moving what lies in a buffer to its front, or by an answer.
+            progress |= !asks_client && self.wants_client() && !self.client_in.space().is_empty();
+            progress |= !asks_source && !self.lease.inbound.space().is_empty();
             if !progress {
                 self.client_in.release();
                 self.lease.inbound.release();

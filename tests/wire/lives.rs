@@ -1,0 +1,354 @@
+//! What happens to sessions over time: cancels, time-outs, reloads, ends of either side.
+//!
+//! Invariant: each test waits for what it expects, by the protocol, by the source's own views or by the
+//! gateway's log, and for nothing else.
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::raw::{Message, PATIENCE, Raw, Whom, frame, message};
+use crate::support::{Gateway, Postgres, SUPERUSER, SUPERUSER_PASSWORD, Setup};
+use crate::{direct, setup, source, transcript, visitor};
+
+/// Runs for minutes unless somebody stops it.
+const SLOW: &str = "SELECT count(*) FROM generate_series(1, 100000) AS a, generate_series(1, 100000) AS b";
+
+fn brief(messages: &[Message]) -> Vec<String> {
+    transcript(messages, Message::brief)
+}
+
+/// Waits until the source's own view says so.
+fn wait_until(source: &Postgres, condition: &str) {
+    let sql = format!(
+        "SELECT count(*) FILTER (WHERE {condition}) FROM pg_stat_activity WHERE application_name LIKE 'fedgate/%'"
+    );
+    let deadline = Instant::now() + PATIENCE;
+    while source.value("wire", &sql).as_deref() == Some("0") {
+        assert!(Instant::now() < deadline, "never: {condition}");
+    }
+}
+
+/// Waits until no session of a client is at the source any more.
+fn wait_until_gone(source: &Postgres) {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'fedgate/%'";
+    let deadline = Instant::now() + PATIENCE;
+    while source.value("wire", sql).as_deref() != Some("0") {
+        assert!(Instant::now() < deadline, "a session is left at the source");
+    }
+}
+
+fn send_query(raw: &mut Raw, sql: &str) {
+    raw.write(&frame(b'Q', format!("{sql}\0").as_bytes()));
+}
+
+fn cancel(gateway: SocketAddr, pid: u32, secret: &[u8]) {
+    let mut stream = TcpStream::connect(gateway).unwrap();
+    let mut request = Vec::new();
+    request.extend((12 + secret.len() as u32).to_be_bytes());
+    request.extend(80_877_102u32.to_be_bytes());
+    request.extend(pid.to_be_bytes());
+    request.extend(secret);
+    stream.write_all(&request).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // The server closes when it has dealt with it.
+    let _ = std::io::Read::read(&mut stream, &mut [0; 8]);
+}
+
+#[test]
+fn the_start_of_a_session_looks_the_same() {
+    let source = source();
+    let gateway = Gateway::start(setup(&source, "", ""));
+    let name = |whom: Whom| whom.with("application_name", "who asks").with("DateStyle", "German");
+    let (_, there) = name(direct(&source)).connect();
+    let (_, here) = name(visitor(&gateway)).connect();
+    let lines = |messages: &[Message]| {
+        let mut lines = transcript(messages, Message::full);
+        lines.sort();
+        lines
+    };
+    assert_eq!(lines(&there), lines(&here));
+}
+
+#[test]
+fn a_cancel_reaches_its_own_session_and_no_other() {
+    let source = source();
+    let gateway = Gateway::start(setup(&source, "", ""));
+    let (mut one, _) = visitor(&gateway).connect();
+    let (mut other, _) = visitor(&gateway).connect();
+    send_query(&mut one, SLOW);
+    send_query(&mut other, SLOW);
+    wait_until(&source, "query LIKE '%generate_series%'");
+    cancel(gateway.address(), one.pid, b"nope");
+    cancel(gateway.address(), one.pid ^ 1, &one.secret);
+    cancel(gateway.address(), one.pid, &other.secret);
+    assert!(one.try_read(Duration::from_millis(300)).is_none(), "a wrong key cancels nothing");
+    let (pid, secret) = (one.pid, one.secret.clone());
+    wait_until(&source, "state = 'active' AND query LIKE '%generate_series%'");
+    cancel(gateway.address(), pid, &secret);
+    assert_eq!(brief(&one.read_until(b"Z", 1)), ["T count", "E 57014", "Z I"]);
+    assert!(other.try_read(Duration::from_millis(300)).is_none(), "the other one goes on");
+    assert_eq!(one.query("SELECT 1")[1], "D 1");
+    cancel(gateway.address(), pid, &secret);
+    cancel(gateway.address(), other.pid, &other.secret);
+    assert_eq!(brief(&other.read_until(b"Z", 1)), ["T count", "E 57014", "Z I"]);
+    // A cancel in a block fails the block.
+    one.query("BEGIN");
+    send_query(&mut one, SLOW);
+    wait_until(&source, "state = 'active' AND query LIKE '%generate_series%'");
+    cancel(gateway.address(), pid, &secret);
+    assert_eq!(brief(&one.read_until(b"Z", 1)), ["T count", "E 57014", "Z E"]);
+}
+
+#[test]
+fn a_statement_takes_no_longer_than_the_gateway_says() {
+    let source = source();
+    let gateway = Gateway::start(setup(&source, "", "statement_timeout = \"1s\""));
+    let (mut raw, _) = visitor(&gateway).connect();
+    raw.query("SET statement_timeout = 0");
+    assert_eq!(raw.query(SLOW), ["T count", "E 57014", "Z I"]);
+    for _ in 0..20 {
+        // A cancel that comes late must not hit what follows.
+        assert_eq!(raw.query("SELECT 1")[1], "D 1");
+    }
+    raw.query("BEGIN");
+    assert_eq!(raw.query(SLOW), ["T count", "E 57014", "Z E"]);
+    assert_eq!(raw.query("ROLLBACK"), ["C ROLLBACK", "Z I"]);
+    raw.write(
+        &[message(&format!("P \"\" \"{SLOW}\"")), message("B \"\" \"\""), message("E \"\" 0")].concat(),
+    );
+    raw.write(&message("S"));
+    assert_eq!(brief(&raw.read_until(b"Z", 1)), ["1", "2", "E 57014", "Z I"]);
+    // Statements one after the other are not one long one.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1500) {
+        assert_eq!(raw.query("SELECT 1; SELECT 2").len(), 7);
+    }
+}
+
+#[test]
+fn an_idle_transaction_ends() {
+    let source = source();
+    let gateway = Gateway::start(setup(&source, "", "idle_in_transaction_timeout = \"500ms\""));
+    let (mut raw, _) = visitor(&gateway).connect();
+    raw.query("SET idle_in_transaction_session_timeout = 0");
+    raw.query("BEGIN");
+    assert_eq!(brief(&raw.read_until(b"Z", 1)), ["E FATAL 25P03"]);
+    wait_until_gone(&source);
+}
+
+#[test]
+fn a_client_that_vanishes_leaves_nothing_running() {
+    let source = source();
+    let gateway = Gateway::start(setup(&source, "", ""));
+    for reset in [false, true] {
+        let (mut raw, _) = visitor(&gateway).connect();
+        send_query(&mut raw, SLOW);
+        wait_until(&source, "state = 'active' AND query LIKE '%generate_series%'");
+        if reset {
+            socket2::SockRef::from(raw.stream()).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        drop(raw);
+        wait_until_gone(&source);
+    }
+    // Also behind Terminate, and with a block open.
+    let (mut raw, _) = visitor(&gateway).connect();
+    raw.query("BEGIN");
+    send_query(&mut raw, SLOW);
+    wait_until(&source, "state = 'active' AND query LIKE '%generate_series%'");
+    raw.write(&message("X"));
+    drop(raw);
+    wait_until_gone(&source);
+    assert!(!gateway.stop().contains("panicked"));
+}
+
+#[test]
+fn a_client_that_never_reads_is_let_go_and_one_that_reads_slowly_is_not() {
+    let source = source();
+    let gateway = Gateway::start(setup(&source, "write_timeout = \"2s\"", ""));
+    let long = "SELECT repeat('x', 10000) FROM generate_series(1, 4000)";
+    let (mut deaf, _) = visitor(&gateway).connect();
+    send_query(&mut deaf, long);
+    let (mut slow, _) = visitor(&gateway).connect();
+    send_query(&mut slow, long);
+    let (mut rows, mut began) = (0, Instant::now());
+    let begun = Instant::now();
+    loop {
+        let message = slow.read().expect("a client that reads is not cut off");
+        rows += usize::from(message.kind == b'D');
+        if message.kind == b'Z' {
+            break;
+        }
+        // A tenth at a time, for longer than the time-out; the pause is what is tested.
+        if rows % 400 == 0 && message.kind == b'D' {
+            std::thread::sleep(Duration::from_millis(600).saturating_sub(began.elapsed()));
+            began = Instant::now();
+        }
+    }
+    assert_eq!(rows, 4000);
+    assert!(begun.elapsed() > Duration::from_secs(3));
+    drop(slow);
+    wait_until_gone(&source);
+    drop(deaf);
+}
+
+#[test]
+fn draining_lets_statements_finish_and_says_goodbye() {
+    let source = source();
+    let mut gateway = Gateway::start(setup(&source, "", ""));
+    let (mut idle, _) = visitor(&gateway).connect();
+    let (mut busy, _) = visitor(&gateway).connect();
+    let (mut block, _) = visitor(&gateway).connect();
+    block.query("BEGIN");
+    send_query(
+        &mut busy,
+        "SELECT count(*) FROM generate_series(1, 3000) AS a, generate_series(1, 3000) AS b",
+    );
+    wait_until(&source, "state = 'active' AND query LIKE '%generate_series%'");
+    gateway.signal("TERM");
+    assert_eq!(brief(&idle.read_until(b"Z", 1)), ["E FATAL 57P01"]);
+    assert_eq!(
+        brief(&busy.read_until(b"Z", 2)),
+        ["T count", "D 9000000", "C SELECT 1", "Z I", "E FATAL 57P01"]
+    );
+    assert_eq!(block.query("SELECT 1")[1], "D 1");
+    assert_eq!(block.query("COMMIT"), ["C COMMIT", "Z I"]);
+    assert_eq!(brief(&block.read_until(b"Z", 1)), ["E FATAL 57P01"]);
+    assert!(gateway.wait_exit(PATIENCE).is_some_and(|status| status.success()));
+}
+
+#[test]
+fn a_source_that_ends_a_session_is_heard() {
+    let source = source();
+    let gateway = Gateway::start(setup(&source, "", ""));
+    let end =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'fedgate/%'";
+    let (mut idle, _) = visitor(&gateway).connect();
+    source.execute("wire", end);
+    assert_eq!(brief(&idle.read_until(b"Z", 1)), ["E FATAL 57P01"]);
+    let (mut busy, _) = visitor(&gateway).connect();
+    send_query(&mut busy, SLOW);
+    wait_until(&source, "state = 'active' AND query LIKE '%generate_series%'");
+    source.execute("wire", end);
+    assert_eq!(brief(&busy.read_until(b"Z", 1)), ["T count", "E FATAL 57P01"]);
+    // In the middle of rows, with a refusal under way behind them.
+    let (mut rows, _) = visitor(&gateway).connect();
+    rows.query("BEGIN");
+    send_query(&mut rows, "SELECT repeat('x', 10000) FROM generate_series(1, 100000)");
+    rows.write(&message("Q \"DELETE FROM canary\""));
+    rows.read_until(b"D", 100);
+    source.execute("wire", end);
+    let last = rows.read_until(b"Z", 1);
+    assert!(
+        last.last().is_none_or(|last| last.brief() == "E FATAL 57P01" || last.kind == b'D'),
+        "{:?}",
+        last.last()
+    );
+    assert!(last.iter().all(|message| message.field(b'C') != "25006"), "the refusal never had its turn");
+    let (mut again, _) = visitor(&gateway).connect();
+    assert_eq!(again.query("SELECT 1")[1], "D 1");
+}
+
+/// `wire` open for `writer`, or not.
+fn writable(source: &Postgres, open: bool) -> Setup {
+    let more = if open { "read_only = false\nwriters = [\"writer\"]" } else { "read_only = true" };
+    setup(source, "", more)
+}
+
+fn writer(gateway: &Gateway) -> Whom {
+    Whom::new(gateway.address(), "writer", "", "wire")
+}
+
+#[test]
+fn writers_copy_in_by_both_protocols_as_they_would_directly() {
+    let cases = crate::cases(include_str!("writers.yaml"));
+    let source = source();
+    let gateway = Gateway::start(writable(&source, true));
+    let straight =
+        Whom::new(SocketAddr::from(([127, 0, 0, 1], source.port())), SUPERUSER, SUPERUSER_PASSWORD, "wire");
+    let mut wrong = Vec::new();
+    for case in &cases {
+        source.execute("wire", "TRUNCATE written");
+        let there = crate::play(case, &straight);
+        let left = source.value("wire", "SELECT string_agg(w::text, ' ' ORDER BY id) FROM written AS w");
+        source.execute("wire", "TRUNCATE written");
+        let here = crate::play(case, &writer(&gateway));
+        let now = source.value("wire", "SELECT string_agg(w::text, ' ' ORDER BY id) FROM written AS w");
+        if let Some(difference) = crate::compare(case, &there, &here) {
+            wrong.push(format!("--- {}\n{difference}", case.note));
+        }
+        if case.differs.is_none() && left != now {
+            wrong.push(format!("--- {}\ndirectly {left:?}, by the gateway {now:?}", case.note));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let (mut reader, _) = visitor(&gateway).connect();
+    assert_eq!(reader.query("INSERT INTO written VALUES (1)"), ["E 25006", "Z I"]);
+    assert_eq!(reader.query("COPY written FROM STDIN"), ["E 25006", "Z I"]);
+}
+
+#[test]
+fn what_a_writer_prepared_does_not_outlive_its_right() {
+    let source = source();
+    let gateway = Gateway::start(writable(&source, true));
+    let (mut raw, _) = writer(&gateway).connect();
+    let insert = |id: u32| format!("INSERT INTO written VALUES ({id})");
+    raw.ask("S");
+    raw.write(&message(&format!("P s1 \"{}\"", insert(1))));
+    raw.write(&message("P e \"EXECUTE q\""));
+    assert_eq!(raw.ask("S").len(), 2 + 1, "parsed");
+    assert_eq!(raw.query(&format!("PREPARE q AS {}", insert(2))), ["C PREPARE", "Z I"]);
+    raw.write(&message("P e2 \"EXECUTE q\""));
+    raw.ask("S");
+    // The unnamed statement stays what it is when a later Parse is passed over.
+    raw.write(&message(&format!("P \"\" \"{}\"", insert(3))));
+    raw.ask("S");
+    raw.write(&[message("P x \"SELECT nothing\""), message("P \"\" \"SELECT 1\"")].concat());
+    raw.ask("S");
+    // Names that were given one text after the other.
+    for number in 0..20 {
+        raw.query(&format!("PREPARE many AS SELECT {number}; DEALLOCATE many"));
+    }
+    raw.query(&format!("PREPARE many AS {}; SELECT 1", insert(4)));
+    raw.query("BEGIN");
+    raw.query("DECLARE c CURSOR FOR SELECT canary_grows()");
+    raw.write(&[message(&format!("P \"\" \"{}\"", insert(5))), message("B p \"\"")].concat());
+    raw.ask("S");
+
+    let mark = gateway.log_mark();
+    let config = std::fs::read_to_string(gateway.config_file()).unwrap();
+    let closed = config.replace("read_only = false\nwriters = [\"writer\"]", "read_only = true");
+    assert_ne!(config, closed);
+    std::fs::write(gateway.config_file(), closed).unwrap();
+    gateway.signal("HUP");
+    gateway.wait_for_line_after(mark, "configuration reloaded");
+
+    let before = source.fingerprint();
+    raw.write(&message("E p 0"));
+    assert!(brief(&raw.ask("S")).contains(&"Z E".to_owned()));
+    assert_eq!(raw.query("ROLLBACK"), ["C ROLLBACK", "Z I"]);
+    let refused = |answer: Vec<Message>, what: &str| {
+        let answer = brief(&answer);
+        assert!(answer[0].starts_with("E 42501") || answer[0].starts_with("E 25006"), "{what}: {answer:?}");
+    };
+    raw.write(&[message("B \"\" s1"), message("E \"\" 0")].concat());
+    refused(raw.ask("S"), "a prepared statement");
+    for name in ["e", "e2"] {
+        raw.write(&[message(&format!("B \"\" {name}")), message("E \"\" 0")].concat());
+        let answer = brief(&raw.ask("S"));
+        assert!(answer[0].starts_with("E "), "{name}: {answer:?}");
+    }
+    raw.write(&[message("B \"\" \"\""), message("E \"\" 0")].concat());
+    refused(raw.ask("S"), "the unnamed statement");
+    refused(raw.ask("Q \"EXECUTE q\""), "PREPARE");
+    refused(raw.ask("Q \"EXECUTE many\""), "PREPARE many times");
+    raw.write(&[message("B \"\" many"), message("E \"\" 0")].concat());
+    refused(raw.ask("S"), "PREPARE many times, by Bind");
+    refused(raw.ask(&format!("Q \"{}\"", insert(6))), "a new statement");
+    raw.query("BEGIN");
+    assert_eq!(raw.query("/* go on */ FETCH c"), ["E 42501", "Z E"]);
+    raw.query("ROLLBACK");
+    assert_eq!(raw.query("SELECT 1")[1], "D 1", "reads go on");
+    assert_eq!(source.value("wire", "SELECT count(*) FROM written").as_deref(), Some("0"));
+    assert_eq!(source.fingerprint().difference(&before), Vec::<String>::new());
+}
