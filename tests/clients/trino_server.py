@@ -44,11 +44,13 @@ class TrinoServer:
 
     def __enter__(self):
         try:
-            # Another may take the port between our probe and Trino's bind.
-            for attempt in range(3):
-                if self._start():
-                    return self
-            raise SystemExit("Trino found its port taken three times")
+            # Bound and never listening, this socket keeps the kernel from handing the port to anybody's connection in the seconds
+            # that Trino takes; both sides allow the address to be used again, so Trino can bind it nevertheless.
+            with socket.socket() as reserved:
+                reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                reserved.bind(("127.0.0.1", 0))
+                self._start(reserved.getsockname()[1])
+            return self
         except BaseException:
             self.__exit__()
             raise
@@ -63,17 +65,14 @@ class TrinoServer:
                 self.process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _start(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    def _start(self, port):
         self.url = f"http://127.0.0.1:{port}"
         etc = os.path.join(self.folder, "etc")
         os.makedirs(os.path.join(etc, "catalog"), exist_ok=True)
         files = {
             "config.properties": f"coordinator=true\nnode-scheduler.include-coordinator=true\nhttp-server.http.port={port}\n"
                                  f"node.internal-address=127.0.0.1\ndiscovery.uri={self.url}\n",
-            "node.properties": f"node.environment=test\nnode.data-dir={os.path.join(self.folder, 'data')}\n",
+            "node.properties": f"node.environment=test\nnode.bind-ip=127.0.0.1\nnode.data-dir={os.path.join(self.folder, 'data')}\n",
             "jvm.config": JVM,
             "log.properties": "io.trino=WARN\n",
             "catalog/climscore.properties": CATALOG,
@@ -83,7 +82,7 @@ class TrinoServer:
                 out.write(text)
         jdk = os.environ["FEDGATE_TRINO_JDK"]
         home = os.environ["FEDGATE_TRINO_HOME"]
-        with open(self.log, "ab") as log:
+        with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 [os.path.join(home, "bin", "launcher"), "run", "--etc-dir", etc], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.folder,
                 env={**os.environ, "JAVA_HOME": jdk, "PATH": os.path.join(jdk, "bin") + os.pathsep + os.environ["PATH"], **self.environment})
@@ -92,13 +91,11 @@ class TrinoServer:
             if self.process.poll() is not None:
                 with open(self.log, encoding="utf-8", errors="replace") as log:
                     text = log.read()
-                if "Address already in use" in text:
-                    return False
                 raise SystemExit("Trino ended while starting:\n" + text[-6000:])
             try:
                 with urllib.request.urlopen(self.url + "/v1/info", timeout=2) as answer:
                     if not json.load(answer)["starting"]:
-                        return True
+                        return
             except (OSError, ValueError):
                 pass
             time.sleep(0.1)
