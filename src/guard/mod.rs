@@ -177,7 +177,11 @@ fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Outcome {
         Err(error) => return Err(of_parser(error)),
     };
     let judge = Judge {
-        walk: Walk { names: Names { catalogue: ctx.catalogue }, set_config: Cell::new(0) },
+        walk: Walk {
+            names: Names { catalogue: ctx.catalogue },
+            set_config: Cell::new(0),
+            with: Cell::new(false),
+        },
         mode: ctx.mode,
     };
     let outcome = judge.statement(&statement);
@@ -270,6 +274,7 @@ impl Judge<'_> {
 
     fn query(&self, query: &Query<'_, '_>) -> Result<(), Refusal> {
         let before = self.walk.set_config.get();
+        self.walk.with.set(query.tokens.iter().any(|token| token.is("with")));
         let calls = self.walk.names.tokens(query.tokens)?;
         self.tree(&query.tree)?;
         // What the tokens show and the walk did not meet, the tree hides.

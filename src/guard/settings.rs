@@ -313,7 +313,7 @@ pub(super) fn is_dump_shape(select: &Select, walk: &Walk<'_>) -> Result<bool, Re
     let [SelectItem::UnnamedExpr(Expr::Function(function))] = select.projection.as_slice() else {
         return Ok(false);
     };
-    if !Walk::is_set_config(&function.name) || select.from.is_empty() {
+    if !Walk::is_set_config(&function.name) || select.from.is_empty() || walk.with.get() {
         return Ok(false);
     }
     let Some([Expr::Identifier(name), value, _]) = set_config(function)? else { return Ok(false) };

@@ -32,6 +32,8 @@ pub(super) struct Walk<'c> {
     pub names: Names<'c>,
     /// Calls of `set_config` that were judged.
     pub set_config: Cell<usize>,
+    /// A WITH stands somewhere in the statement: a name may be another table's than it seems.
+    pub with: Cell<bool>,
 }
 
 /// Byte offset of a tree's node: the parser was handed it as a column.
