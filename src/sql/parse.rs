@@ -324,7 +324,7 @@ impl Normal<'_, '_> {
             && !frame
             && (!token.is("zone") || !self.is(before, "time"))
             // `COLUMNS a int PATH 'x'`, rather than `path '(1,2)'`
-            && !(self.operand && CLAUSES.contains(&token.text.as_ref()))
+            && (!self.operand || !CLAUSES.contains(&token.text.as_ref()))
             && let Some(next) = self.typed_literal(at)
         {
             return ControlFlow::Break(next);
