@@ -269,7 +269,7 @@ async fn an_ordinary_role_loads_the_catalogue() {
     let loaded = within(catalogue::load(&client)).await.unwrap();
     // Filling a row of `visits` from a document runs its domain's CHECK.
     let own = "SELECT DISTINCT proname::text FROM pg_proc WHERE oid < 16384 AND proname !~ 'populate_record'";
-    let names: Vec<String> =
+    let mut names: Vec<String> =
         within(admin.query(own, &[])).await.unwrap().iter().map(|row| row.get(0)).collect();
     let version: i32 =
         within(admin.query_one("SELECT current_setting('server_version_num')::int / 10000", &[]))
@@ -277,6 +277,9 @@ async fn an_ordinary_role_loads_the_catalogue() {
             .unwrap()
             .get(0);
     let stock = Catalogue::stock(u32::try_from(version).unwrap()).unwrap();
+    // A later minor version may bring functions that the stock list does not know.
+    names.retain(|name| !stock.functions(name).is_empty());
+    assert!(names.len() > 2000, "{}", names.len());
     assert_eq!(harmful(&loaded, &names), harmful(&stock, &names));
 
     let (limits, source) = (Limits::default(), SourceName::new("s"));

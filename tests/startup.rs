@@ -761,8 +761,9 @@ fn a_cancel_request_reaches_the_session_of_its_key_and_no_other() {
     assert_eq!(two.answer(), Err("57014".to_owned()));
     running(1);
     // A key ends with its session.
+    let mark = gateway.log_mark();
     drop(one);
-    gateway.wait_for_line("session ended");
+    gateway.wait_for_line_after(mark, "session ended");
     cancel(one_key.pid, &one_key.secret);
     running(1);
     cancel(other_key.pid, &other_key.secret);
