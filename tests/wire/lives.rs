@@ -3,8 +3,8 @@
 //! Invariant: each test waits for what it expects, by the protocol, by the source's own views or by the
 //! gateway's log, and for nothing else.
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::raw::{Message, PATIENCE, Raw, Whom, frame, message};
@@ -52,7 +52,7 @@ fn cancel(gateway: SocketAddr, pid: u32, secret: &[u8]) {
     stream.write_all(&request).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // The server closes when it has dealt with it.
-    let _ = std::io::Read::read(&mut stream, &mut [0; 8]);
+    let _ = stream.read(&mut [0; 8]);
 }
 
 #[test]
@@ -351,4 +351,68 @@ fn what_a_writer_prepared_does_not_outlive_its_right() {
     assert_eq!(raw.query("SELECT 1")[1], "D 1", "reads go on");
     assert_eq!(source.value("wire", "SELECT count(*) FROM written").as_deref(), Some("0"));
     assert_eq!(source.fingerprint().difference(&before), Vec::<String>::new());
+}
+
+#[test]
+fn a_source_that_loosens_a_pin_or_speaks_nonsense_is_left() {
+    let status = |name: &str, value: &str| frame(b'S', format!("{name}\0{value}\0").as_bytes());
+    let nonsense: Vec<(&str, Vec<u8>)> = vec![
+        ("read-only", status("default_transaction_read_only", "off")),
+        ("strings", status("standard_conforming_strings", "off")),
+        ("encoding", status("client_encoding", "SJIS")),
+        ("an answer to nothing", frame(b'1', b"")),
+        ("a length below four", vec![b'D', 0, 0, 0, 3]),
+        ("a negative length", vec![b'D', 0xff, 0xff, 0xff, 0xff]),
+        ("a copy that nobody asked for", frame(b'G', b"\0\0\0")),
+        ("an unknown status", frame(b'Z', b"X")),
+        ("a status without a value", frame(b'S', b"TimeZone\0")),
+        ("another authentication", frame(b'R', &[0, 0, 0, 3])),
+    ];
+    let source = source();
+    let bytes = nonsense.iter().map(|(_, bytes)| bytes.clone()).collect();
+    let between = man_in_the_middle(source.port(), bytes);
+    let gateway = Gateway::start(crate::setup_at(&between.to_string(), "", ""));
+    for (number, (note, _)) in nonsense.iter().enumerate() {
+        let (mut raw, _) = visitor(&gateway).connect();
+        assert_eq!(raw.query("SELECT 1")[1], "D 1");
+        send_query(&mut raw, &format!("SELECT 'nonsense {number}.'"));
+        assert_eq!(brief(&raw.read_until(b"Z", 1)), ["E FATAL 08006"], "{note}");
+    }
+    wait_until_gone(&source);
+    assert!(!gateway.stop().contains("panicked"));
+}
+
+/// Stands before a server; answers a text with `nonsense N.` by the bytes of that number.
+fn man_in_the_middle(port: u16, nonsense: Vec<Vec<u8>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let near = near.unwrap();
+            let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (mut back, mut to_near) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut back, &mut to_near);
+                let _ = to_near.shutdown(Shutdown::Both);
+            });
+            let nonsense = nonsense.clone();
+            let (mut near, mut far) = (near, far);
+            std::thread::spawn(move || {
+                let mut buffer = vec![0; 64 * 1024];
+                while let Ok(count @ 1..) = near.read(&mut buffer) {
+                    let text = String::from_utf8_lossy(&buffer[..count]);
+                    let number = text.split_once("nonsense ").and_then(|(_, rest)| rest.split_once('.'));
+                    let sent = match number {
+                        Some((number, _)) => near.write_all(&nonsense[number.parse::<usize>().unwrap()]),
+                        None => far.write_all(&buffer[..count]),
+                    };
+                    if sent.is_err() {
+                        break;
+                    }
+                }
+                let _ = far.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    address
 }
