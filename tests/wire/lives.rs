@@ -416,3 +416,93 @@ fn man_in_the_middle(port: u16, nonsense: Vec<Vec<u8>>) -> SocketAddr {
     });
     address
 }
+
+#[test]
+fn whatever_is_sent_is_answered_as_postgresql_would() {
+    const MESSAGES: &[&str] = &[
+        "Q \"SELECT 1\"",
+        "Q \"SELECT 1; SELECT 2\"",
+        "Q \"SELECT 1; SELECT 1/0; SELECT 2\"",
+        "Q \"DELETE FROM canary\"",
+        "Q \"SELECT 1; DELETE FROM canary; SELECT 2\"",
+        "Q \"BEGIN\"",
+        "Q \"COMMIT\"",
+        "Q \"ROLLBACK\"",
+        "Q \"SAVEPOINT a\"",
+        "Q \"ROLLBACK TO a\"",
+        "Q \"\"",
+        "Q \"SELEKT canary\"",
+        "P \"\" \"SELECT 1\"",
+        "P \"\" \"SELECT nothing\"",
+        "P \"\" \"SELEKT canary\"",
+        "P s1 \"SELECT * FROM probe ORDER BY id\"",
+        "P s1 \"SELEKT canary\"",
+        "P s2 \"SELECT $1::int\"",
+        "P b \"BEGIN\"",
+        "P c \"COMMIT\"",
+        "P r \"ROLLBACK\"",
+        "B \"\" \"\"",
+        "B \"\" s1",
+        "B p1 s1",
+        "B \"\" s2 [\"1\"]",
+        "B \"\" s2 [\"x\"]",
+        "B \"\" b",
+        "B \"\" c",
+        "B \"\" r",
+        "D S s1",
+        "D S \"\"",
+        "D P \"\"",
+        "D P p1",
+        "E \"\" 0",
+        "E \"\" 1",
+        "E p1 2",
+        "C S s1",
+        "C P p1",
+        "C S \"\"",
+        "H",
+        "S",
+        "S",
+        "S",
+        "d \"canary\"",
+        "frame C \"Xs1\\0\"",
+        "frame Q \"SELECT 'canary'\"",
+    ];
+    let source = source();
+    let gateway = Gateway::start(setup(&source, "", ""));
+    let mark = source.log_mark();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    for round in 0..300 {
+        let sent: Vec<&str> = (0..5 + random(40)).map(|_| MESSAGES[random(MESSAGES.len())]).collect();
+        let bytes: Vec<u8> = sent.iter().flat_map(|text| message(text)).collect();
+        let split = 1 + random(if round % 2 == 0 { 60 } else { 100_000 });
+        let ask = |whom: &Whom, split: usize| {
+            let (mut raw, _) = whom.connect();
+            bytes.chunks(split).for_each(|bytes| raw.write(bytes));
+            raw.write(&[message("S"), message("Q \"ROLLBACK\""), message("Q \"SELECT 'the end'\"")].concat());
+            let mut answers = Vec::new();
+            loop {
+                let read = raw.read_until(b"Z", 1);
+                let closed = read.last().is_none_or(|last| last.kind != b'Z');
+                let end = read.iter().any(|message| message.body.ends_with(b"the end"));
+                answers.extend(read);
+                if end || closed {
+                    return transcript(&answers, Message::full);
+                }
+            }
+        };
+        let there = ask(&direct(&source), usize::MAX);
+        let here = ask(&visitor(&gateway), split);
+        assert_eq!(there, here, "round {round}: {sent:#?}");
+    }
+    // What was sent directly is in the log too; what the gateway sent has its name.
+    let arrived = source.statements_since(mark);
+    let arrived: Vec<_> = arrived.iter().filter(|one| one.application.starts_with("fedgate")).collect();
+    assert!(!arrived.is_empty() && arrived.iter().all(|one| !one.text.contains("canary")), "{arrived:?}");
+    assert!(!gateway.stop().contains("panicked"));
+}
