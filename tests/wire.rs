@@ -236,6 +236,10 @@ fn source() -> Postgres {
 
 /// A gateway with the source `wire`; `more` stands in its section, `gateway` in `[gateway]`.
 fn setup(source: &Postgres, gateway: &str, more: &str) -> Setup {
+    setup_at(&source.address(), gateway, more)
+}
+
+fn setup_at(host: &str, gateway: &str, more: &str) -> Setup {
     let toml = format!(
         r#"
 [gateway]
@@ -247,15 +251,14 @@ method = "trust"
 
 [[source]]
 name = "wire"
-hosts = ["{}"]
+hosts = ["{host}"]
 database = "wire"
 user = "{SUPERUSER}"
 password_file = "{{dir}}/source-password"
 tls = "disable"
 access = [{{ users = ["visitor", "writer"] }}]
 {more}
-"#,
-        source.address()
+"#
     );
     Setup::new(toml).file("source-password", SUPERUSER_PASSWORD)
 }

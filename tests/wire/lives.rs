@@ -3,8 +3,8 @@
 //! Invariant: each test waits for what it expects, by the protocol, by the source's own views or by the
 //! gateway's log, and for nothing else.
 
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::raw::{Message, PATIENCE, Raw, Whom, frame, message};
@@ -52,7 +52,7 @@ fn cancel(gateway: SocketAddr, pid: u32, secret: &[u8]) {
     stream.write_all(&request).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // The server closes when it has dealt with it.
-    let _ = std::io::Read::read(&mut stream, &mut [0; 8]);
+    let _ = stream.read(&mut [0; 8]);
 }
 
 #[test]
@@ -351,4 +351,158 @@ fn what_a_writer_prepared_does_not_outlive_its_right() {
     assert_eq!(raw.query("SELECT 1")[1], "D 1", "reads go on");
     assert_eq!(source.value("wire", "SELECT count(*) FROM written").as_deref(), Some("0"));
     assert_eq!(source.fingerprint().difference(&before), Vec::<String>::new());
+}
+
+#[test]
+fn a_source_that_loosens_a_pin_or_speaks_nonsense_is_left() {
+    let status = |name: &str, value: &str| frame(b'S', format!("{name}\0{value}\0").as_bytes());
+    let nonsense: Vec<(&str, Vec<u8>)> = vec![
+        ("read-only", status("default_transaction_read_only", "off")),
+        ("strings", status("standard_conforming_strings", "off")),
+        ("encoding", status("client_encoding", "SJIS")),
+        ("an answer to nothing", frame(b'1', b"")),
+        ("a length below four", vec![b'D', 0, 0, 0, 3]),
+        ("a negative length", vec![b'D', 0xff, 0xff, 0xff, 0xff]),
+        ("a copy that nobody asked for", frame(b'G', b"\0\0\0")),
+        ("an unknown status", frame(b'Z', b"X")),
+        ("a status without a value", frame(b'S', b"TimeZone\0")),
+        ("another authentication", frame(b'R', &[0, 0, 0, 3])),
+    ];
+    let source = source();
+    let bytes = nonsense.iter().map(|(_, bytes)| bytes.clone()).collect();
+    let between = man_in_the_middle(source.port(), bytes);
+    let gateway = Gateway::start(crate::setup_at(&between.to_string(), "", ""));
+    for (number, (note, _)) in nonsense.iter().enumerate() {
+        let (mut raw, _) = visitor(&gateway).connect();
+        assert_eq!(raw.query("SELECT 1")[1], "D 1");
+        send_query(&mut raw, &format!("SELECT 'nonsense {number}.'"));
+        assert_eq!(brief(&raw.read_until(b"Z", 1)), ["E FATAL 08006"], "{note}");
+    }
+    wait_until_gone(&source);
+    assert!(!gateway.stop().contains("panicked"));
+}
+
+/// Stands before a server; answers a text with `nonsense N.` by the bytes of that number.
+fn man_in_the_middle(port: u16, nonsense: Vec<Vec<u8>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let near = near.unwrap();
+            let far = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (mut back, mut to_near) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut back, &mut to_near);
+                let _ = to_near.shutdown(Shutdown::Both);
+            });
+            let nonsense = nonsense.clone();
+            let (mut near, mut far) = (near, far);
+            std::thread::spawn(move || {
+                let mut buffer = vec![0; 64 * 1024];
+                while let Ok(count @ 1..) = near.read(&mut buffer) {
+                    let text = String::from_utf8_lossy(&buffer[..count]);
+                    let number = text.split_once("nonsense ").and_then(|(_, rest)| rest.split_once('.'));
+                    let sent = match number {
+                        Some((number, _)) => near.write_all(&nonsense[number.parse::<usize>().unwrap()]),
+                        None => far.write_all(&buffer[..count]),
+                    };
+                    if sent.is_err() {
+                        break;
+                    }
+                }
+                let _ = far.shutdown(Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn whatever_is_sent_is_answered_as_postgresql_would() {
+    const MESSAGES: &[&str] = &[
+        "Q \"SELECT 1\"",
+        "Q \"SELECT 1; SELECT 2\"",
+        "Q \"SELECT 1; SELECT 1/0; SELECT 2\"",
+        "Q \"DELETE FROM canary\"",
+        "Q \"SELECT 1; DELETE FROM canary; SELECT 2\"",
+        "Q \"BEGIN\"",
+        "Q \"COMMIT\"",
+        "Q \"ROLLBACK\"",
+        "Q \"SAVEPOINT a\"",
+        "Q \"ROLLBACK TO a\"",
+        "Q \"\"",
+        "Q \"SELEKT canary\"",
+        "P \"\" \"SELECT 1\"",
+        "P \"\" \"SELECT nothing\"",
+        "P \"\" \"SELEKT canary\"",
+        "P s1 \"SELECT * FROM probe ORDER BY id\"",
+        "P s1 \"SELEKT canary\"",
+        "P s2 \"SELECT $1::int\"",
+        "P b \"BEGIN\"",
+        "P c \"COMMIT\"",
+        "P r \"ROLLBACK\"",
+        "B \"\" \"\"",
+        "B \"\" s1",
+        "B p1 s1",
+        "B \"\" s2 [\"1\"]",
+        "B \"\" s2 [\"x\"]",
+        "B \"\" b",
+        "B \"\" c",
+        "B \"\" r",
+        "D S s1",
+        "D S \"\"",
+        "D P \"\"",
+        "D P p1",
+        "E \"\" 0",
+        "E \"\" 1",
+        "E p1 2",
+        "C S s1",
+        "C P p1",
+        "C S \"\"",
+        "H",
+        "S",
+        "S",
+        "S",
+        "d \"canary\"",
+        "frame C \"Xs1\\0\"",
+        "frame Q \"SELECT 'canary'\"",
+    ];
+    let source = source();
+    let gateway = Gateway::start(setup(&source, "", ""));
+    let mark = source.log_mark();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    for round in 0..300 {
+        let sent: Vec<&str> = (0..5 + random(40)).map(|_| MESSAGES[random(MESSAGES.len())]).collect();
+        let bytes: Vec<u8> = sent.iter().flat_map(|text| message(text)).collect();
+        let split = 1 + random(if round % 2 == 0 { 60 } else { 100_000 });
+        let ask = |whom: &Whom, split: usize| {
+            let (mut raw, _) = whom.connect();
+            bytes.chunks(split).for_each(|bytes| raw.write(bytes));
+            raw.write(&[message("S"), message("Q \"ROLLBACK\""), message("Q \"SELECT 'the end'\"")].concat());
+            let mut answers = Vec::new();
+            loop {
+                let read = raw.read_until(b"Z", 1);
+                let closed = read.last().is_none_or(|last| last.kind != b'Z');
+                let end = read.iter().any(|message| message.body.ends_with(b"the end"));
+                answers.extend(read);
+                if end || closed {
+                    return transcript(&answers, Message::full);
+                }
+            }
+        };
+        let there = ask(&direct(&source), usize::MAX);
+        let here = ask(&visitor(&gateway), split);
+        assert_eq!(there, here, "round {round}: {sent:#?}");
+    }
+    // What was sent directly is in the log too; what the gateway sent has its name.
+    let arrived = source.statements_since(mark);
+    let arrived: Vec<_> = arrived.iter().filter(|one| one.application.starts_with("fedgate")).collect();
+    assert!(!arrived.is_empty() && arrived.iter().all(|one| !one.text.contains("canary")), "{arrived:?}");
+    assert!(!gateway.stop().contains("panicked"));
 }
