@@ -217,8 +217,8 @@ fn bad_bytes_while_a_password_is_asked() {
         (raw, nonce)
     };
     let proof = "A".repeat(43) + "=";
-    type Made = Box<dyn Fn(&str) -> Vec<u8>>;
-    let last: Vec<(&str, Made, &str)> = vec![
+    type Made<'a> = Box<dyn Fn(&str) -> Vec<u8> + 'a>;
+    let last: Vec<(&str, Made<'_>, &str)> = vec![
         ("the first message again", Box::new(|_| scram("n,,n=,r=abc")), "08P01"),
         ("nothing", Box::new(|_| frame(b'p', b"")), "08P01"),
         ("a query", Box::new(|_| query("SELECT 1")), "08P01"),

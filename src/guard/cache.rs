@@ -6,11 +6,14 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
-use crate::guard::{Context, Mode, Step, Verdict, judge};
-use crate::ids::SourceName;
+use super::form;
+use super::shape::shape;
+use crate::guard::{Admitted, Context, Effect, Mode, Permit, Step, Verdict, judge};
+use crate::ids::{SourceName, StatementClass};
 
 /// Texts longer than this are judged each time: they are rarely sent twice.
 const LONGEST_TEXT: usize = 64 << 10;
@@ -21,7 +24,12 @@ const LONGEST_TEXT: usize = 64 << 10;
 /// and finds a key by borrowed parts of it, so that a hit allocates nothing.
 pub struct VerdictCache {
     cache: Cache<Key, Arc<Verdict>, Weight>,
+    /// By the shape of a query in place of its text; only what was admitted as a read without any effect.
+    shapes: Cache<Key, Arc<Verdict>, Weight>,
 }
+
+/// The part of the bytes that shapes get: there are few of them.
+const SHAPES: usize = 8;
 
 #[derive(Clone, PartialEq, Eq)]
 struct Key {
@@ -85,7 +93,11 @@ impl VerdictCache {
     /// A cache of at most `bytes`, reckoned with what the entries hold.
     pub fn new(bytes: usize) -> Self {
         let items = (bytes / 1024).max(16);
-        Self { cache: Cache::with_weighter(items, bytes as u64, Weight) }
+        let (shapes, texts) = (bytes / SHAPES, bytes - bytes / SHAPES);
+        Self {
+            cache: Cache::with_weighter(items, texts as u64, Weight),
+            shapes: Cache::with_weighter((items / SHAPES).max(16), shapes as u64, Weight),
+        }
     }
 
     /// The verdict on `text`, if it was given before; `generation` is that of the context's catalogue.
@@ -98,26 +110,50 @@ impl VerdictCache {
         if let Some(verdict) = self.known(text, ctx, generation) {
             return verdict;
         }
+        if text.len() > LONGEST_TEXT {
+            return Arc::new(judge(text, ctx));
+        }
+        let key =
+            |text: &[u8]| Key { text: text.into(), source: ctx.source.clone(), generation, mode: ctx.mode };
+        let shape = shape(text, ctx.limits);
+        if let Some(shape) = &shape
+            && let Some(first) = self.known_shape(&shape.bytes, ctx, generation)
+            && let [Step::Admit(admitted)] = first.steps.as_slice()
+            && let Ok(whole) = std::str::from_utf8(text)
+            && let Some(piece) = text.get(shape.piece.clone())
+        {
+            let permit = Permit::new(Bytes::copy_from_slice(piece));
+            let admitted = Admitted { permit, offset: shape.piece.start, ..admitted.clone() };
+            // Not kept: the next one has other numbers again.
+            return Arc::new(Verdict { form: form(whole), steps: vec![Step::Admit(admitted)] });
+        }
         let verdict = Arc::new(judge(text, ctx));
-        if text.len() <= LONGEST_TEXT {
-            let key = Key { text: text.into(), source: ctx.source.clone(), generation, mode: ctx.mode };
-            self.cache.insert(key, Arc::clone(&verdict));
+        self.cache.insert(key(text), Arc::clone(&verdict));
+        if let Some(shape) = shape
+            && let [Step::Admit(Admitted { class: StatementClass::Read, effect: Effect::None, .. })] =
+                verdict.steps.as_slice()
+        {
+            self.shapes.insert(key(&shape.bytes), Arc::clone(&verdict));
         }
         verdict
     }
 
+    fn known_shape(&self, shape: &[u8], ctx: &Context<'_>, generation: u64) -> Option<Arc<Verdict>> {
+        self.shapes.get(&Lookup { text: shape, source: ctx.source, generation, mode: ctx.mode })
+    }
+
     /// Bytes that the verdicts held now weigh.
     pub fn bytes(&self) -> u64 {
-        self.cache.weight()
+        self.cache.weight() + self.shapes.weight()
     }
 
     /// Verdicts held now.
     pub fn len(&self) -> usize {
-        self.cache.len()
+        self.cache.len() + self.shapes.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.cache.is_empty()
+        self.cache.is_empty() && self.shapes.is_empty()
     }
 }
 
@@ -154,15 +190,46 @@ mod tests {
     }
 
     #[test]
+    fn a_read_with_other_numbers_is_not_parsed_again_and_is_itself_what_is_permitted() {
+        let (catalogue, limits) = (Catalogue::stock(15).unwrap(), Limits::default());
+        let source = SourceName::new("s");
+        let ctx = Context { catalogue: &catalogue, mode: Mode::ReadOnly, limits: &limits, source: &source };
+        let cache = VerdictCache::new(1 << 20);
+        for (sql, text, whole) in [
+            ("SELECT abs(1)", "SELECT abs(1)", true),
+            ("/* x */ SELECT abs(-27) ;", "SELECT abs(-27)", true),
+            ("SELECT abs(1), ';'", "SELECT abs(1), ';'", false),
+            ("SELECT abs(2), ';'", "SELECT abs(2), ';'", false),
+        ] {
+            let verdict = cache.judge(sql.as_bytes(), &ctx, 1);
+            let [Step::Admit(admitted)] = verdict.steps.as_slice() else { panic!("{sql}") };
+            let fresh = judge(sql.as_bytes(), &ctx);
+            let [Step::Admit(of_fresh)] = fresh.steps.as_slice() else { panic!("{sql}") };
+            assert_eq!(admitted.permit.text(), of_fresh.permit.text(), "{sql}");
+            assert_eq!((admitted.offset, admitted.class), (of_fresh.offset, of_fresh.class), "{sql}");
+            assert_eq!(verdict.form, fresh.form, "{sql}");
+            assert_eq!(verdict.form == crate::guard::Form::Whole, whole, "{sql}");
+            assert!(String::from_utf8_lossy(admitted.permit.text()).contains(text), "{sql}");
+        }
+        // A refusal is worked out each time, with its own place.
+        for number in 1..3 {
+            let sql = format!("SELECT {number}, pg_sleep({number})");
+            let verdict = cache.judge(sql.as_bytes(), &ctx, 1);
+            assert!(matches!(verdict.steps.as_slice(), [Step::Refuse(_)]), "{sql}");
+        }
+    }
+
+    #[test]
     fn it_stays_within_its_bytes() {
         let catalogue = Catalogue::default();
         let (source, limits) = (SourceName::new("s"), Limits::default());
         let ctx = Context { catalogue: &catalogue, mode: Mode::ReadOnly, limits: &limits, source: &source };
         let cache = VerdictCache::new(256 << 10);
         for number in 0..5_000 {
-            cache.judge(format!("SELECT {number}").as_bytes(), &ctx, 1);
+            cache.judge(format!("SELECT '{number}'").as_bytes(), &ctx, 1);
+            cache.judge(format!("SELECT a{number}, 1").as_bytes(), &ctx, 1);
         }
-        assert!(cache.cache.weight() <= 256 << 10);
+        assert!(cache.bytes() <= 256 << 10);
         assert!(cache.len() < 5_000 && !cache.is_empty());
         // Too long to be kept at all.
         let before = cache.len();

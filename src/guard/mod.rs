@@ -20,6 +20,7 @@ mod names;
 mod permit;
 mod refusal;
 pub mod settings;
+mod shape;
 mod types;
 mod verdict;
 mod walk;
