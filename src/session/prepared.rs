@@ -116,6 +116,8 @@ pub(super) struct Statements {
     clock: u64,
     /// Counts the stretches between one Sync or Query and the next.
     segment: u64,
+    /// A Query began this segment and took the unnamed portal away.
+    queried: u64,
     most: usize,
     most_bytes: usize,
 }
@@ -129,7 +131,8 @@ impl Statements {
             portals: HashMap::new(),
             bytes: 0,
             clock: 0,
-            segment: 0,
+            segment: 1,
+            queried: 1,
             most: limits.prepared_statements,
             most_bytes: limits.statement_bytes.saturating_mul(LONGEST_STATEMENTS),
         }
@@ -138,6 +141,32 @@ impl Statements {
     /// A Sync or Query goes to the source: what comes then runs whether or not what went before did.
     pub(super) fn new_segment(&mut self) {
         self.segment += 1;
+    }
+
+    /// A Query goes to the source, which takes the unnamed portal away.
+    pub(super) fn new_query(&mut self) {
+        self.segment += 1;
+        self.queried = self.segment;
+    }
+
+    /// Whether there is an unnamed portal of the client's own making; `Err`: that is not known yet.
+    ///
+    /// A Query that fails as it runs may leave its own one behind in a failed block, and PostgreSQL 15
+    /// reads freed memory when that is executed: the whole server restarts.
+    pub(super) fn has_unnamed_portal(&self) -> Result<bool, Full> {
+        let portals = &self.unnamed_portal;
+        let taken = portals.meanings.len().saturating_sub(portals.under_way);
+        let mut unknown = false;
+        for (at, (segment, _)) in portals.meanings.iter().enumerate() {
+            if *segment < self.queried {
+                continue;
+            }
+            if at < taken || *segment == self.segment {
+                return Ok(true);
+            }
+            unknown = true;
+        }
+        if unknown { Err(Full::Now) } else { Ok(false) }
     }
 
     /// Now, for [`Self::deallocated`].

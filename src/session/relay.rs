@@ -547,6 +547,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             b'B' => self.handle_bind(frontend::bind(body)?, body),
             b'D' => {
                 let target = frontend::target(body)?;
+                if let Target::Portal(b"") = target
+                    && let Some(handled) = self.missing_unnamed_portal()
+                {
+                    return Ok(handled);
+                }
                 self.drop_stale_unnamed(matches!(target, Target::Statement(b"")));
                 self.lease.outbound.describe(target);
                 self.expect_extended(Expect::Describe);
@@ -586,10 +591,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         self.expect(expect);
     }
 
-    /// A Sync or Query was sent: what comes next does not hang on what came before.
+    /// A Sync was sent: what comes next does not hang on what came before.
     fn end_pipeline(&mut self) {
         self.pipeline = false;
         self.statements.new_segment();
+    }
+
+    /// A Query, or what stands for one, was sent.
+    fn end_query(&mut self) {
+        self.pipeline = false;
+        self.statements.new_query();
     }
 
     /// Nothing is under way, not even half a notice, no block and no implicit transaction is open.
@@ -644,7 +655,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 None => self.lease.outbound.query(&admitted.permit),
             }
             self.expect(Expect::Query(change));
-            self.end_pipeline();
+            self.end_query();
             return Ok(Handled::Done);
         }
         if self.may_be_passed_over() {
@@ -702,7 +713,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         self.unnamed_stale = true;
         self.lease.outbound.sync();
         self.expect(Expect::Sync);
-        self.end_pipeline();
+        self.end_query();
         Ok(Handled::Done)
     }
 
@@ -727,7 +738,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         self.refuse_here(name, error, always);
         self.lease.outbound.sync();
         self.expect(Expect::Sync);
-        self.end_pipeline();
+        self.end_query();
         Handled::Done
     }
 
@@ -834,6 +845,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     fn handle_execute(&mut self, portal: &[u8], body: &[u8]) -> Result<Handled, Malformed> {
+        if portal.is_empty()
+            && let Some(handled) = self.missing_unnamed_portal()
+        {
+            return Ok(handled);
+        }
         let change = match self.statements.execute(portal, &mut self.judge) {
             Ok(Some(effect @ (Effect::Deallocate { .. } | Effect::DeallocateAll))) => {
                 Change::Deallocated(Box::new((effect.clone(), self.statements.now())))
@@ -844,6 +860,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         self.lease.outbound.execute(body);
         self.expect_extended(Expect::Execute(change));
         Ok(Handled::Done)
+    }
+
+    /// PostgreSQL's answer when there is no unnamed portal; nothing when there is one.
+    fn missing_unnamed_portal(&mut self) -> Option<Handled> {
+        match self.statements.has_unnamed_portal() {
+            Ok(true) => None,
+            Err(_) if !self.expects.is_empty() => Some(Handled::Wait),
+            Ok(false) | Err(_) => {
+                let error = ClientError::error(SqlState::INVALID_CURSOR_NAME, "portal \"\" does not exist");
+                Some(self.refuse_extended(OWN_NAME, error, true))
+            }
+        }
     }
 
     /// A refusal that never reached the source left the unnamed statement there, where PostgreSQL

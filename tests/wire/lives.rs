@@ -419,6 +419,7 @@ fn man_in_the_middle(port: u16, nonsense: Vec<Vec<u8>>) -> SocketAddr {
 
 #[test]
 fn whatever_is_sent_is_answered_as_postgresql_would() {
+    // The unnamed portal only where it was bound: one that a failed Query left makes PostgreSQL 15 crash.
     const MESSAGES: &[&str] = &[
         "Q \"SELECT 1\"",
         "Q \"SELECT 1; SELECT 2\"",
@@ -451,10 +452,14 @@ fn whatever_is_sent_is_answered_as_postgresql_would() {
         "B \"\" r",
         "D S s1",
         "D S \"\"",
-        "D P \"\"",
         "D P p1",
-        "E \"\" 0",
-        "E \"\" 1",
+        "B \"\" s1 / E \"\" 0",
+        "B \"\" s1 / D P \"\" / E \"\" 1 / E \"\" 1",
+        "B \"\" b / E \"\" 0",
+        "B \"\" c / E \"\" 0",
+        "B \"\" r / E \"\" 0",
+        "B \"\" s2 [\"1\"] / E \"\" 0",
+        "P \"\" \"SELECT 2\" / B \"\" \"\" / E \"\" 0",
         "E p1 2",
         "C S s1",
         "C P p1",
@@ -479,7 +484,7 @@ fn whatever_is_sent_is_answered_as_postgresql_would() {
     };
     for round in 0..300 {
         let sent: Vec<&str> = (0..5 + random(40)).map(|_| MESSAGES[random(MESSAGES.len())]).collect();
-        let bytes: Vec<u8> = sent.iter().flat_map(|text| message(text)).collect();
+        let bytes: Vec<u8> = sent.iter().flat_map(|text| text.split(" / ")).flat_map(message).collect();
         let split = 1 + random(if round % 2 == 0 { 60 } else { 100_000 });
         let ask = |whom: &Whom, split: usize| {
             let (mut raw, _) = whom.connect();
@@ -505,4 +510,31 @@ fn whatever_is_sent_is_answered_as_postgresql_would() {
     let arrived: Vec<_> = arrived.iter().filter(|one| one.application.starts_with("fedgate")).collect();
     assert!(!arrived.is_empty() && arrived.iter().all(|one| !one.text.contains("canary")), "{arrived:?}");
     assert!(!gateway.stop().contains("panicked"));
+}
+
+#[test]
+fn the_unnamed_portal_of_a_failed_query_is_never_executed() {
+    let source = source();
+    let gateway = Gateway::start(setup(&source, "", ""));
+    let (mut raw, _) = visitor(&gateway).connect();
+    let queries =
+        ["ROLLBACK TO a", "SELECT 1/0", "SELECT 1; ROLLBACK TO a", "DELETE FROM canary", "EXECUTE nothing"];
+    for sql in queries {
+        for between in ["", "B \"\" \"\"", "B \"\" nobody", "Q \"SELECT 1; SELECT 2\"", "Q \"SELEKT\""] {
+            for last in ["E \"\" 0", "D P \"\"", "E \"\" 7"] {
+                raw.query("BEGIN");
+                assert_eq!(raw.query(sql).last().map(String::as_str), Some("Z E"), "{sql}");
+                if !between.is_empty() {
+                    raw.write(&message(between));
+                    raw.ask("S");
+                    if between.starts_with('Q') {
+                        raw.read_until(b"Z", 1);
+                    }
+                }
+                raw.write(&message(last));
+                assert_eq!(brief(&raw.ask("S")), ["E 34000", "Z E"], "{sql}, {between}, {last}");
+                raw.query("ROLLBACK");
+            }
+        }
+    }
 }
