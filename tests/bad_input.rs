@@ -489,7 +489,9 @@ fn half_open_connections_leave_nothing_behind() {
             .collect();
         until(&gateway, "fedgate_client_connections ", crowd as u64 + 1);
         crowds.push(memory(&gateway));
-        assert!(memory(&gateway) < crowds[0] + 24 * 1024, "kB with each crowd: {crowds:?}");
+        // The allocator's own ups and downs are a fifth of it; a crowd that left its sessions behind
+        // would double it.
+        assert!(memory(&gateway) < crowds[0] * 3 / 2, "kB with each crowd: {crowds:?}");
         bystander.works();
         // New clients are served all the same.
         let mut raw = knock(&gateway);
