@@ -105,6 +105,68 @@ fn size(prepared: &Prepared) -> usize {
     prepared.permit.text().len() + 64
 }
 
+/// An unnamed statement at the source that PostgreSQL would have dropped: of before a refused Query, or
+/// the gateway's own of a Query of several statements.
+#[derive(Debug, Default)]
+pub(super) struct Leftover {
+    there: bool,
+    /// Counts what was sent that drops or replaces the unnamed statement.
+    sent: u64,
+    /// How many had been sent when it came to be.
+    since: u64,
+    /// The last of them that has no answer yet, and its segment.
+    under_way: Option<(u64, u64)>,
+}
+
+/// What has to be done about a [`Leftover`] before the unnamed statement is named.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    None,
+    Close,
+    /// Whether it is gone is not known yet.
+    Wait,
+}
+
+impl Leftover {
+    pub(super) fn left(&mut self) {
+        self.there = true;
+        self.since = self.sent;
+        self.under_way = None;
+    }
+
+    pub(super) fn gone(&mut self) {
+        self.there = false;
+        self.under_way = None;
+    }
+
+    /// A Parse or Close of the unnamed statement is sent; its number goes to [`Self::answered`].
+    pub(super) fn replaced(&mut self, segment: u64) -> u64 {
+        self.sent += 1;
+        if self.there {
+            self.under_way = Some((self.sent, segment));
+        }
+        self.sent
+    }
+
+    pub(super) fn answered(&mut self, number: u64, taken: bool) {
+        if taken && number > self.since {
+            self.there = false;
+        } else if !taken && self.under_way.is_some_and(|(last, _)| last == number) {
+            self.under_way = None;
+        }
+    }
+
+    pub(super) fn remedy(&self, segment: u64) -> Remedy {
+        match self.under_way {
+            _ if !self.there => Remedy::None,
+            None => Remedy::Close,
+            // Both run or neither does.
+            Some((_, sent)) if sent == segment => Remedy::None,
+            Some(_) => Remedy::Wait,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Statements {
     unnamed: Unnamed,
@@ -167,6 +229,10 @@ impl Statements {
             unknown = true;
         }
         if unknown { Err(Full::Now) } else { Ok(false) }
+    }
+
+    pub(super) fn segment(&self) -> u64 {
+        self.segment
     }
 
     /// Now, for [`Self::deallocated`].
@@ -412,4 +478,72 @@ fn too_many() -> ClientError {
         "too many prepared statements or portals in this session",
     )
     .hint("Close those that are not needed any more, or use DEALLOCATE ALL.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leftover_is_closed_until_that_is_known() {
+        let mut leftover = Leftover::default();
+        assert_eq!(leftover.remedy(1), Remedy::None);
+        leftover.left();
+        assert_eq!(leftover.remedy(1), Remedy::Close);
+        let close = leftover.replaced(1);
+        assert_eq!(leftover.remedy(1), Remedy::None, "both are passed over or neither");
+        assert_eq!(leftover.remedy(2), Remedy::Wait);
+        leftover.answered(close, false);
+        assert_eq!(leftover.remedy(2), Remedy::Close, "it was passed over");
+        let close = leftover.replaced(2);
+        leftover.left();
+        leftover.answered(close, true);
+        assert_eq!(leftover.remedy(3), Remedy::Close, "the answer speaks of an older one");
+        let close = leftover.replaced(3);
+        leftover.answered(close, true);
+        assert_eq!(leftover.remedy(4), Remedy::None);
+    }
+
+    fn prepared(text: &str) -> Prepared {
+        let permit = Permit::application_name(text, "");
+        Prepared { permit, generation: 1, effect: Effect::None }
+    }
+
+    fn texts(statements: &Statements, name: &[u8]) -> usize {
+        statements.meanings(name).map_or(0, |meanings| meanings.len())
+    }
+
+    #[test]
+    fn a_name_means_all_that_may_have_been_taken() {
+        let mut statements = Statements::new(&Limits::default());
+        assert!(statements.parse(b"", prepared("a")).unwrap().is_none());
+        assert_eq!(texts(&statements, b""), 1, "in its own segment the last one runs or nothing does");
+        statements.new_segment();
+        statements.parse(b"", prepared("b")).unwrap();
+        statements.new_segment();
+        assert_eq!(texts(&statements, b""), 2);
+        statements.parsed(None, true);
+        statements.parsed(None, false);
+        assert_eq!(texts(&statements, b""), 1);
+        let first = statements.parse(b"s", prepared("a")).unwrap();
+        let second = statements.parse(b"s", prepared("b")).unwrap();
+        assert_eq!(texts(&statements, b"s"), 2);
+        statements.parsed(first.as_ref(), true);
+        statements.parsed(second.as_ref(), false);
+        assert_eq!(texts(&statements, b"s"), 1);
+        let closing = statements.closing(b"s").unwrap();
+        statements.closed(&closing);
+        assert_eq!((texts(&statements, b"s"), statements.bytes, statements.named.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_name_with_more_texts_than_can_be_kept_is_unknown() {
+        let mut statements = Statements::new(&Limits::default());
+        for number in 0..MEANINGS {
+            statements.prepare(b"s", prepared(&number.to_string()));
+        }
+        assert_eq!(texts(&statements, b"s"), MEANINGS);
+        assert!(statements.prepare(b"s", prepared("one more")).is_none());
+        assert!(statements.meanings(b"s").is_none());
+    }
 }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::clock::Timer;
 use super::drain::{self, Drain};
 use super::judge::Judge;
-use super::prepared::{Full, Prepared, Statements, Ticket};
+use super::prepared::{Full, Leftover, Prepared, Remedy, Statements, Ticket};
 use crate::config::Limits;
 use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step, judge_function_call};
 use crate::ids::StatementClass;
@@ -65,8 +65,8 @@ pub enum End {
 enum Expect {
     /// A simple Query: everything up to ReadyForQuery.
     Query(Change),
-    /// No ticket: of the unnamed statement.
-    Parse(Option<Ticket>),
+    Parse(Ticket),
+    ParseUnnamed(u64),
     Bind {
         unnamed: bool,
     },
@@ -74,6 +74,7 @@ enum Expect {
     Describe,
     Execute(Change),
     Close(Option<Ticket>),
+    CloseUnnamed(u64),
     ClosePortal(Option<Ticket>),
     /// Answers to messages of the gateway's own, which the client never sees. A Parse of one of
     /// several statements knows how many characters stood before it in the client's text.
@@ -81,7 +82,8 @@ enum Expect {
     QuietBind,
     /// The client sees RowDescription, as of a simple Query, and never NoData.
     QuietDescribe,
-    QuietClose,
+    /// Its number, when it is of the unnamed statement.
+    QuietClose(u64),
     Sync,
     /// [`crate::upstream::REFUSED`] in a refused statement's place.
     Refused(Box<Refused>),
@@ -164,8 +166,7 @@ pub struct Relay<C> {
     /// A Flush was sent so that [`Handled::Wait`] ends.
     flushed: bool,
     copy_in: Option<CopyIn>,
-    /// PostgreSQL would have dropped the unnamed statement; the source has not been told yet.
-    unnamed_stale: bool,
+    leftover: Leftover,
     /// An error came since the last ReadyForQuery.
     failed: bool,
     statements: Statements,
@@ -212,7 +213,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             skip: Skip::No,
             flushed: false,
             copy_in: None,
-            unnamed_stale: false,
+            leftover: Leftover::default(),
             failed: false,
             statements,
             judge: parts.judge,
@@ -552,7 +553,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 {
                     return Ok(handled);
                 }
-                self.drop_stale_unnamed(matches!(target, Target::Statement(b"")));
+                if matches!(target, Target::Statement(b"")) && !self.drop_leftover() {
+                    return Ok(Handled::Wait);
+                }
                 self.lease.outbound.describe(target);
                 self.expect_extended(Expect::Describe);
                 Ok(Handled::Done)
@@ -562,8 +565,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 let target = frontend::target(body)?;
                 let closing = match target {
                     Target::Statement(b"") => {
-                        self.unnamed_stale = false;
-                        Expect::Close(None)
+                        Expect::CloseUnnamed(self.leftover.replaced(self.statements.segment()))
                     }
                     Target::Statement(name) => Expect::Close(self.statements.closing(name)),
                     Target::Portal(name) => Expect::ClosePortal(self.statements.closing_portal(name)),
@@ -709,8 +711,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         // A Query leaves neither an unnamed portal nor an unnamed statement behind.
         self.lease.outbound.close(Target::Portal(b""));
-        self.expect(Expect::QuietClose);
-        self.unnamed_stale = true;
+        self.expect(Expect::QuietClose(0));
+        self.leftover.left();
         self.lease.outbound.sync();
         self.expect(Expect::Sync);
         self.end_query();
@@ -727,14 +729,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     /// pass over it.
     fn refuse_query(&mut self, name: &[u8], error: ClientError, always: bool) -> Handled {
         if self.at_rest() {
-            self.unnamed_stale |= name.is_empty();
+            if name.is_empty() {
+                self.leftover.left();
+            }
             self.edit(|out| {
                 error.encode(out);
                 backend::ready_for_query(Status::Idle, out);
             });
             return Handled::Done;
         }
-        self.unnamed_stale &= !name.is_empty();
+        if name.is_empty() {
+            self.leftover.gone();
+        }
         self.refuse_here(name, error, always);
         self.lease.outbound.sync();
         self.expect(Expect::Sync);
@@ -755,7 +761,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     /// An error in the place of one extended message; everything up to Sync is passed over.
     fn refuse_extended(&mut self, name: &[u8], error: ClientError, always: bool) -> Handled {
         if self.at_rest() {
-            self.unnamed_stale |= name.is_empty();
+            if name.is_empty() {
+                self.leftover.left();
+            }
             self.skip = Skip::Local;
             self.edit(|out| error.encode(out));
         } else {
@@ -812,11 +820,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 let _ = self.change(admitted);
             }
         }
-        if parse.name.is_empty() {
-            self.unnamed_stale = false;
-        }
         self.lease.outbound.parse(parse.name, &permit, parse.types);
-        self.expect_extended(Expect::Parse(ticket));
+        let expect = match ticket {
+            Some(ticket) => Expect::Parse(ticket),
+            None => Expect::ParseUnnamed(self.leftover.replaced(self.statements.segment())),
+        };
+        self.expect_extended(expect);
         Ok(Handled::Done)
     }
 
@@ -834,7 +843,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     fn handle_bind(&mut self, bind: frontend::Bind<'_>, body: &[u8]) -> Result<Handled, Malformed> {
-        self.drop_stale_unnamed(bind.statement.is_empty());
+        if bind.statement.is_empty() && !self.drop_leftover() {
+            return Ok(Handled::Wait);
+        }
         let unnamed = match self.statements.bind(bind.statement, bind.portal, &mut self.judge) {
             Ok(unnamed) => unnamed,
             Err(full) => return Ok(self.full(OWN_NAME, full)),
@@ -874,13 +885,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
     }
 
-    /// A refusal that never reached the source left the unnamed statement there, where PostgreSQL
-    /// would have dropped it before it judged the new text.
-    fn drop_stale_unnamed(&mut self, concerned: bool) {
-        if concerned && self.unnamed_stale {
-            self.unnamed_stale = false;
-            self.lease.outbound.close(Target::Statement(b""));
-            self.expect_extended(Expect::QuietClose);
+    /// Before a message that names the unnamed statement; false: not yet.
+    fn drop_leftover(&mut self) -> bool {
+        let segment = self.statements.segment();
+        match self.leftover.remedy(segment) {
+            Remedy::None => true,
+            Remedy::Wait => self.expects.is_empty(),
+            Remedy::Close => {
+                self.lease.outbound.close(Target::Statement(b""));
+                let number = self.leftover.replaced(segment);
+                self.expect_extended(Expect::QuietClose(number));
+                true
+            }
         }
     }
 
@@ -1049,16 +1065,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             (b'S', _) => return self.parameter_changed(size),
             (b'Z', Some(Expect::Query(_) | Expect::Sync)) => return self.ready_for_query(size),
             (b'E', _) => return self.error(size),
-            (b'1', Some(Expect::Parse(_)))
+            (b'1', Some(Expect::Parse(_) | Expect::ParseUnnamed(_)))
             | (b'2', Some(Expect::Bind { .. }))
-            | (b'3', Some(Expect::Close(_) | Expect::ClosePortal(_)))
+            | (b'3', Some(Expect::Close(_) | Expect::CloseUnnamed(_) | Expect::ClosePortal(_)))
             | (b'n', Some(Expect::Describe)) => {
                 self.answered(true);
                 self.pass(size);
             }
             (b'1', Some(Expect::QuietParse(_)))
             | (b'2', Some(Expect::QuietBind))
-            | (b'3', Some(Expect::QuietClose))
+            | (b'3', Some(Expect::QuietClose(_)))
             | (b'n', Some(Expect::QuietDescribe)) => {
                 self.answered(true);
                 self.hide(size);
@@ -1123,7 +1139,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     fn answered(&mut self, succeeded: bool) {
         match self.expects.pop_front() {
             Some(Expect::Query(change) | Expect::Execute(change)) => self.changed(change, succeeded),
-            Some(Expect::Parse(ticket)) => self.statements.parsed(ticket.as_ref(), succeeded),
+            Some(Expect::Parse(ticket)) => self.statements.parsed(Some(&ticket), succeeded),
+            Some(Expect::ParseUnnamed(number)) => {
+                self.statements.parsed(None, succeeded);
+                self.leftover.answered(number, succeeded);
+            }
+            Some(Expect::CloseUnnamed(number) | Expect::QuietClose(number)) => {
+                self.leftover.answered(number, succeeded);
+            }
             Some(Expect::Bind { unnamed: true }) => self.statements.bound(succeeded),
             Some(Expect::Close(Some(ticket))) if succeeded => self.statements.closed(&ticket),
             Some(Expect::ClosePortal(Some(ticket))) if succeeded => self.statements.portal_closed(&ticket),
