@@ -219,7 +219,7 @@ impl Statements {
         let portals = &self.unnamed_portal;
         let taken = portals.meanings.len().saturating_sub(portals.under_way);
         let mut unknown = false;
-        for (at, (segment, _)) in portals.meanings.iter().enumerate() {
+        for (at, (segment, _)) in portals.meanings.iter().enumerate().rev() {
             if *segment < self.queried {
                 continue;
             }
