@@ -1,0 +1,276 @@
+//! What the source answers: passed on as it lies, but for what stands in a refusal's place.
+//!
+//! Invariant: a row is never looked into, and the queue of expected answers moves with the messages that
+//! answer and with nothing else.
+
+use super::*;
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
+    /// Puts bytes of the gateway's own behind what is approved so far.
+    pub(super) fn edit(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        self.settle_approved();
+        write(&mut self.client_out);
+    }
+
+    pub(super) fn settle_approved(&mut self) {
+        if self.approved > 0 {
+            let approved = self.lease.inbound.data().get(..self.approved).unwrap_or_default();
+            self.client_out.extend_from_slice(approved);
+            self.lease.inbound.consume(self.approved);
+            self.approved = 0;
+        }
+    }
+
+    pub(super) fn walk_answers(&mut self) -> Result<(), End> {
+        while self.client_out.len() < BACKLOG {
+            let unseen = self.lease.inbound.data().get(self.approved..).unwrap_or_default();
+            if self.passing > 0 {
+                let count = self.passing.min(unseen.len());
+                if count == 0 {
+                    return Ok(());
+                }
+                self.approved += count;
+                self.passing -= count;
+                continue;
+            }
+            let header = match frame::header(unseen, LARGEST) {
+                Ok(None) => {
+                    self.make_room(HEADER);
+                    return Ok(());
+                }
+                Ok(Some(header)) => header,
+                Err(_) => return Err(End::SourceGone("sent an invalid message length")),
+            };
+            match header.kind {
+                // Rows and copy data: the bulk of all traffic.
+                b'D' | b'd' => self.passing = header.size,
+                b'A' | b'N' | b'T' | b't' | b'H' | b'V' => {
+                    if header.kind == b'T' {
+                        self.answered_describe();
+                    }
+                    self.passing = header.size;
+                }
+                _ if header.size > INSPECTED => {
+                    if header.kind != b'E' {
+                        return Err(End::SourceGone("sent an oversized message"));
+                    }
+                    // Too long to look into: an error all the same.
+                    self.answered_error();
+                    self.passing = header.size;
+                }
+                kind => {
+                    if unseen.len() < header.size {
+                        self.make_room(header.size);
+                        return Ok(());
+                    }
+                    self.answer(kind, header.size)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Room for a message of `size` bytes behind what is approved.
+    fn make_room(&mut self, size: usize) {
+        self.lease.inbound.reserve(self.approved + size);
+    }
+
+    fn pass(&mut self, size: usize) {
+        self.approved += size;
+    }
+
+    fn hide(&mut self, size: usize) {
+        self.settle_approved();
+        self.lease.inbound.consume(size);
+    }
+
+    fn answered_describe(&mut self) {
+        if matches!(self.expects.front(), Some(Expect::Describe | Expect::QuietDescribe)) {
+            self.expects.pop_front();
+        }
+    }
+
+    /// One whole message of the source, of a kind that moves the queue.
+    fn answer(&mut self, kind: u8, size: usize) -> Result<(), End> {
+        let unexpected = Err(End::SourceGone("answered what nobody asked"));
+        match (kind, self.expects.front()) {
+            (b'S', _) => return self.parameter_changed(size),
+            (b'Z', Some(Expect::Query(_) | Expect::Sync)) => return self.ready_for_query(size),
+            (b'E', _) => return self.error(size),
+            (b'1', Some(Expect::Parse(_) | Expect::ParseUnnamed(_)))
+            | (b'2', Some(Expect::Bind { .. }))
+            | (b'3', Some(Expect::Close(_) | Expect::CloseUnnamed(_) | Expect::ClosePortal(_)))
+            | (b'n', Some(Expect::Describe)) => {
+                self.answered(true);
+                self.pass(size);
+            }
+            (b'1', Some(Expect::QuietParse(_)))
+            | (b'2', Some(Expect::QuietBind))
+            | (b'3', Some(Expect::QuietClose(_)))
+            | (b'n', Some(Expect::QuietDescribe)) => {
+                self.answered(true);
+                self.hide(size);
+            }
+            (b's', Some(Expect::Execute(_))) => {
+                self.expects.pop_front();
+                self.since = Instant::now();
+                self.pass(size);
+            }
+            (b'C' | b'I', Some(Expect::Execute(_))) => {
+                self.answered(true);
+                self.since = Instant::now();
+                self.pass(size);
+            }
+            (b'C' | b'I', Some(Expect::Query(_))) => {
+                self.since = Instant::now();
+                self.pass(size);
+            }
+            (b'c', Some(Expect::Query(_) | Expect::Execute(_))) => self.pass(size),
+            (b'G', Some(Expect::Query(_) | Expect::Execute(_))) => {
+                let writes = self.judge.mode() == Mode::ReadWrite;
+                let Some(copy_in) = CopyIn::begun(writes) else {
+                    return Err(End::SourceGone("began a COPY FROM STDIN that nobody admitted"));
+                };
+                // The source passes over a Sync that it reads while it copies.
+                while matches!(self.expects.get(1), Some(Expect::Sync)) {
+                    self.expects.remove(1);
+                }
+                self.copy_in = Some(copy_in);
+                self.pass(size);
+            }
+            (_, Some(Expect::Refused(_))) => {
+                return Err(End::SourceGone("accepted the text that stands for a refused statement"));
+            }
+            _ => return unexpected,
+        }
+        Ok(())
+    }
+
+    pub(super) fn ready_for_query(&mut self, size: usize) -> Result<(), End> {
+        let body = self.body(size);
+        let Some(status) = body.first().copied().and_then(Status::from_byte) else {
+            return Err(End::SourceGone("reported an unknown transaction status"));
+        };
+        self.answered(!self.failed);
+        self.failed = false;
+        self.status = status;
+        self.since = Instant::now();
+        self.copy_in = None;
+        let settled = self.expects.is_empty();
+        if settled && self.cancelling.as_ref().is_some_and(|cancelling| cancelling.request.is_none()) {
+            self.cancelling = None;
+        }
+        if status == Status::Idle {
+            self.statements.transaction_ended(settled);
+        }
+        self.pass(size);
+        Ok(())
+    }
+
+    /// What was expected first has its answer, or never will.
+    fn answered(&mut self, succeeded: bool) {
+        match self.expects.pop_front() {
+            Some(Expect::Query(change) | Expect::Execute(change)) => self.changed(change, succeeded),
+            Some(Expect::Parse(ticket)) => self.statements.parsed(Some(&ticket), succeeded),
+            Some(Expect::ParseUnnamed(number)) => {
+                self.statements.parsed(None, succeeded);
+                self.leftover.answered(number, succeeded);
+            }
+            Some(Expect::CloseUnnamed(number) | Expect::QuietClose(number)) => {
+                self.leftover.answered(number, succeeded);
+            }
+            Some(Expect::Bind { unnamed: true }) => self.statements.bound(succeeded),
+            Some(Expect::Close(Some(ticket))) if succeeded => self.statements.closed(&ticket),
+            Some(Expect::ClosePortal(Some(ticket))) if succeeded => self.statements.portal_closed(&ticket),
+            _ => {}
+        }
+    }
+
+    fn body(&self, size: usize) -> &[u8] {
+        self.lease.inbound.data().get(self.approved + HEADER..self.approved + size).unwrap_or_default()
+    }
+
+    pub(super) fn error(&mut self, size: usize) -> Result<(), End> {
+        self.failed = true;
+        self.copy_in = None;
+        let body = self.body(size);
+        let sqlstate = backend::error_field(body, b'C').unwrap_or_default();
+        let is = |state: SqlState| sqlstate == state.as_str().as_bytes();
+        let fatal = matches!(backend::error_field(body, b'V'), Some(b"FATAL" | b"PANIC"));
+        let replaced = match self.expects.front() {
+            // What stands for the refused statement names a type that does not exist. Any other error,
+            // such as that of a cancel or of the source's own end, is not about it.
+            Some(Expect::Refused(refused))
+                if is(SqlState::UNDEFINED_OBJECT)
+                    || (refused.always && is(SqlState::IN_FAILED_SQL_TRANSACTION)) =>
+            {
+                Some(refused.error.clone())
+            }
+            _ if self.cancelling.is_some() && is(SqlState::QUERY_CANCELED) => Some(statement_timeout()),
+            _ => None,
+        };
+        self.farewell |= fatal;
+        match (replaced, self.expects.front()) {
+            (Some(error), _) => {
+                self.hide(size);
+                self.edit(|out| error.encode(out));
+            }
+            (None, Some(Expect::QuietParse(1..))) => self.shift_position(size),
+            (None, _) => self.pass(size),
+        }
+        self.answered_error();
+        Ok(())
+    }
+
+    /// Passes an error on; its position counts in the client's own text of several statements.
+    fn shift_position(&mut self, size: usize) {
+        let before = match self.expects.front() {
+            Some(Expect::QuietParse(before)) => *before,
+            _ => 0,
+        };
+        let Some(shifted) = backend::with_position_shifted(self.body(size), before) else {
+            return self.pass(size);
+        };
+        self.hide(size);
+        self.edit(|out| out.extend_from_slice(&shifted));
+    }
+
+    /// After an error in an extended message the source passes over everything up to Sync.
+    fn answered_error(&mut self) {
+        self.failed = true;
+        self.copy_in = None;
+        match self.expects.front() {
+            None | Some(Expect::Query(_) | Expect::Sync) => {}
+            Some(_) => {
+                while !matches!(self.expects.front(), None | Some(Expect::Sync)) {
+                    self.answered(false);
+                }
+                if self.expects.is_empty() && self.skip == Skip::No {
+                    self.skip = Skip::Upstream;
+                    self.pipeline = true;
+                }
+            }
+        }
+    }
+
+    /// The pins must hold as long as the session lives; anything else passes on.
+    fn parameter_changed(&mut self, size: usize) -> Result<(), End> {
+        let Some((name, value)) = backend::parameter(self.body(size)) else {
+            return Err(End::SourceGone("sent a parameter that cannot be read"));
+        };
+        // A writer may bind its own hands.
+        let stricter = name == "default_transaction_read_only" && value == "on";
+        if self.lease.pins.broken_by(name, value) && !stricter {
+            return Err(End::SourceGone("changed a setting that the gateway pins"));
+        }
+        if name == "application_name" {
+            let shown =
+                value.strip_prefix(self.name_prefix.as_str()).unwrap_or(value).trim_start().to_owned();
+            self.hide(size);
+            self.edit(|out| backend::parameter_status("application_name", &shown, out));
+        } else {
+            self.pass(size);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,534 @@
+//! The relay between one client and its lease: messages of the client are judged, answers of the
+//! source are passed on by walking their headers.
+//!
+//! Invariant: every message sent upstream has its place in the queue of expected answers, so that an
+//! error of the gateway's own stands exactly where PostgreSQL would have put it, and rows are never
+//! decoded. One task owns both sockets; nothing here waits anywhere but in [`Relay::poll_run`].
+
+mod answers;
+mod requests;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::clock::Timer;
+use super::drain::{self, Drain};
+use super::judge::Judge;
+use super::prepared::{Full, Leftover, Prepared, Remedy, Statements, Ticket};
+use crate::config::Limits;
+use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step, judge_function_call};
+use crate::ids::StatementClass;
+use crate::metrics::SourceMetrics;
+use crate::sqlstate::SqlState;
+use crate::upstream::{CopyIn, Lease, Source};
+use crate::wire::backend::{self, Status};
+use crate::wire::frame::{self, HEADER};
+use crate::wire::frontend::{self, Malformed, Target};
+use crate::wire::{BufferPool, ClientError, ReadBuffer};
+
+/// Bytes for one side that may wait before no more is taken from the other side.
+const BACKLOG: usize = 64 * 1024;
+/// Longest message of the source that is looked into; longer ones pass by their header alone.
+const INSPECTED: usize = 64 * 1024;
+/// Longest message that PostgreSQL itself may send (`PQ_LARGE_MESSAGE_LIMIT`).
+const LARGEST: usize = 0x3fff_ffff;
+/// PostgreSQL's bound on messages that carry no text or data (`PQ_SMALL_MESSAGE_LIMIT`).
+const SMALL: usize = 10_000;
+/// After a time-out's cancel, how long the source may take to answer.
+const CANCEL_GRACE: Duration = Duration::from_secs(5);
+/// Bytes of a client that is told goodbye that are still taken.
+const MOST_UNREAD: usize = 1024 * 1024;
+/// How long a side that is told goodbye may take to hear it.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Why a relay ended.
+#[derive(Debug)]
+pub enum End {
+    /// Terminate.
+    Client,
+    /// The client's connection broke or closed without Terminate.
+    ClientGone,
+    /// The source closed the session; what it said before was passed on.
+    SourceGone(&'static str),
+    /// The gateway ends it and says why.
+    Fatal(ClientError),
+}
+
+/// What the source still has to answer, in the order of the messages that were sent.
+#[derive(Debug)]
+enum Expect {
+    /// A simple Query: everything up to ReadyForQuery.
+    Query(Change),
+    Parse(Ticket),
+    ParseUnnamed(u64),
+    Bind {
+        unnamed: bool,
+    },
+    /// RowDescription or NoData; a statement's ParameterDescription comes before it.
+    Describe,
+    Execute(Change),
+    Close(Option<Ticket>),
+    CloseUnnamed(u64),
+    ClosePortal(Option<Ticket>),
+    /// Answers to messages of the gateway's own, which the client never sees. A Parse of one of
+    /// several statements knows how many characters stood before it in the client's text.
+    QuietParse(u32),
+    QuietBind,
+    /// The client sees RowDescription, as of a simple Query, and never NoData.
+    QuietDescribe,
+    /// Its number, when it is of the unnamed statement.
+    QuietClose(u64),
+    Sync,
+    /// [`crate::upstream::REFUSED`] in a refused statement's place.
+    Refused(Box<Refused>),
+}
+
+/// What a statement changes in what the session has prepared.
+#[derive(Debug)]
+enum Change {
+    None,
+    /// PREPARE, as if it were a Parse.
+    Prepared(Ticket),
+    /// DEALLOCATE or DISCARD ALL, and when it was sent.
+    Deallocated(Box<(Effect, u64)>),
+}
+
+#[derive(Debug)]
+struct Refused {
+    error: ClientError,
+    /// PostgreSQL would say this in a failed block too; otherwise its own 25P02 comes first.
+    always: bool,
+}
+
+/// Messages of the client that are passed over up to its next Sync, after an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Skip {
+    No,
+    /// The source knows nothing of it: the gateway answers Sync itself.
+    Local,
+    /// The source skips too and waits for the Sync.
+    Upstream,
+}
+
+enum Handled {
+    Done,
+    /// Cannot be decided before the source has answered what is under way.
+    Wait,
+    End(End),
+}
+
+/// What a relay is made of.
+pub struct Parts<C> {
+    pub client: C,
+    pub client_buffers: BufferPool,
+    pub lease: Lease,
+    pub source: Arc<Source>,
+    pub judge: Judge,
+    pub limits: Limits,
+    pub drain: watch::Receiver<Drain>,
+    pub timeouts: Timeouts,
+    /// What stands before the client's own application_name at the source.
+    pub name_prefix: String,
+    pub metrics: SourceMetrics,
+}
+
+/// All zero means none.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    pub statement: Duration,
+    pub idle_in_transaction: Duration,
+    /// How long a client that does not read is waited for.
+    pub write: Duration,
+}
+
+pub struct Relay<C> {
+    client: C,
+    client_in: ReadBuffer,
+    /// Bytes that the gateway writes or has edited; they go before `approved`.
+    client_out: BytesMut,
+    lease: Lease,
+    source: Arc<Source>,
+    /// How many bytes at the front of `lease.inbound` may go to the client as they lie.
+    approved: usize,
+    /// How many more bytes of the message under way pass unseen.
+    passing: usize,
+    expects: VecDeque<Expect>,
+    status: Status,
+    /// Extended messages were sent since the last Sync: an implicit transaction may be open.
+    pipeline: bool,
+    skip: Skip,
+    /// A Flush was sent so that [`Handled::Wait`] ends.
+    flushed: bool,
+    copy_in: Option<CopyIn>,
+    leftover: Leftover,
+    /// An error came since the last ReadyForQuery.
+    failed: bool,
+    statements: Statements,
+    judge: Judge,
+    limits: Limits,
+    drain: drain::Listener,
+    name_prefix: String,
+    metrics: SourceMetrics,
+    timeouts: Timeouts,
+    timer: Timer,
+    /// Since when the answer under way, or the idle transaction, lasts.
+    since: Instant,
+    /// Since when the client has not taken a byte of what is there for it.
+    blocked: Option<Instant>,
+    /// Bytes that the client has taken.
+    written: u64,
+    cancelling: Option<Cancelling>,
+    /// Terminate went to the source; what it answers before it closes still goes to the client.
+    closing: bool,
+    /// The source has said itself why it ends the session.
+    farewell: bool,
+}
+
+/// The gateway's own CancelRequest. As long as it is on its way nothing more is sent: it would hit that.
+struct Cancelling {
+    request: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    until: Instant,
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
+    pub fn new(parts: Parts<C>) -> Self {
+        let statements = Statements::new(&parts.limits);
+        Self {
+            client: parts.client,
+            client_in: ReadBuffer::new(parts.client_buffers),
+            client_out: BytesMut::new(),
+            lease: parts.lease,
+            source: parts.source,
+            approved: 0,
+            passing: 0,
+            expects: VecDeque::new(),
+            status: Status::Idle,
+            pipeline: false,
+            skip: Skip::No,
+            flushed: false,
+            copy_in: None,
+            leftover: Leftover::default(),
+            failed: false,
+            statements,
+            judge: parts.judge,
+            limits: parts.limits,
+            drain: drain::Listener::new(parts.drain),
+            name_prefix: parts.name_prefix,
+            metrics: parts.metrics,
+            timeouts: parts.timeouts,
+            timer: Timer::default(),
+            since: Instant::now(),
+            blocked: None,
+            written: 0,
+            cancelling: None,
+            closing: false,
+            farewell: false,
+        }
+    }
+
+    /// Relays until one side ends it; then says goodbye to both as far as they can hear it.
+    pub async fn run(mut self) -> End {
+        let end = std::future::poll_fn(|cx| self.poll_run(cx)).await;
+        let busy = !self.expects.is_empty();
+        let last_word = match &end {
+            End::Fatal(error) => Some(error.clone()),
+            End::SourceGone(_) if !self.farewell => Some(source_gone()),
+            End::SourceGone(_) | End::Client | End::ClientGone => None,
+        };
+        if let Some(error) = last_word
+            && self.passing == 0
+        {
+            self.edit(|out| error.encode(out));
+        }
+        let bounded = GOODBYE;
+        if !matches!(end, End::ClientGone) {
+            // The client may have stopped reading: then it does not hear why.
+            let _ =
+                tokio::time::timeout(bounded, std::future::poll_fn(|cx| self.poll_write_client(cx))).await;
+            let _ = tokio::time::timeout(
+                bounded,
+                std::future::poll_fn(|cx| Pin::new(&mut self.client).poll_shutdown(cx)),
+            )
+            .await;
+        }
+        let source_closed = matches!(end, End::SourceGone(_)) || (self.closing && matches!(end, End::Client));
+        if !source_closed {
+            if busy {
+                // Nobody waits for the answer any more: spare the source the work.
+                let _ = tokio::time::timeout(CANCEL_GRACE, self.source.cancel(&self.lease.cancel)).await;
+            }
+            self.lease.outbound.terminate();
+            let _ = tokio::time::timeout(bounded, std::future::poll_fn(|cx| self.lease.poll_flush(cx))).await;
+        }
+        if matches!(end, End::Fatal(_)) {
+            let _ = tokio::time::timeout(bounded, self.hear_out()).await;
+        }
+        end
+    }
+
+    /// Takes what the client still sends: closing with bytes unread resets the connection, and it may
+    /// lose the error.
+    async fn hear_out(&mut self) {
+        let mut rest = [0; 1024];
+        let mut left = MOST_UNREAD;
+        while left > 0 {
+            let mut space = ReadBuf::new(&mut rest);
+            let read = std::future::poll_fn(|cx| Pin::new(&mut self.client).poll_read(cx, &mut space)).await;
+            if read.is_err() || space.filled().is_empty() {
+                return;
+            }
+            left = left.saturating_sub(space.filled().len());
+        }
+    }
+
+    fn poll_run(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            let mut progress = false;
+
+            self.poll_cancelling(cx);
+            // Whoever is not asked now does not wake us.
+            let asks_client = self.wants_client() && !self.client_in.space().is_empty();
+            if asks_client {
+                match self.poll_read_client(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::ClientGone),
+                    Poll::Ready(Ok(_)) => progress = true,
+                    Poll::Pending => {}
+                }
+            }
+            if let Err(end) = self.take_client_messages() {
+                return Poll::Ready(end);
+            }
+            match self.lease.poll_flush(cx) {
+                // Messages may have waited for the room.
+                Poll::Ready(Ok(count)) => progress |= count > 0,
+                Poll::Ready(Err(_)) => return self.poll_source_gone(cx, "connection lost while writing"),
+                Poll::Pending => {}
+            }
+            let asks_source = !self.lease.inbound.space().is_empty();
+            if asks_source {
+                match self.lease.poll_fill(cx) {
+                    Poll::Ready(Ok(0)) => return self.poll_source_gone(cx, "closed by the source"),
+                    Poll::Ready(Err(_)) => return self.poll_source_gone(cx, "connection lost"),
+                    Poll::Ready(Ok(_)) => progress = true,
+                    Poll::Pending => {}
+                }
+            }
+            if let Err(end) = self.walk_answers() {
+                return Poll::Ready(end);
+            }
+            let written = self.written;
+            match self.poll_write_client(cx) {
+                Poll::Ready(Ok(())) => self.blocked = None,
+                Poll::Ready(Err(_)) => return Poll::Ready(End::ClientGone),
+                Poll::Pending => {
+                    self.blocked.get_or_insert_with(Instant::now);
+                }
+            }
+            progress |= self.written > written;
+            if let Some(end) = self.poll_clock(cx) {
+                return Poll::Ready(end);
+            }
+            // Room that was made since: by moving what lies in a buffer to its front, or by an answer.
+            progress |= !asks_client && self.wants_client() && !self.client_in.space().is_empty();
+            progress |= !asks_source && !self.lease.inbound.space().is_empty();
+            if !progress {
+                self.client_in.release();
+                self.lease.inbound.release();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// The source has gone: what it said before goes to the client first.
+    fn poll_source_gone(&mut self, cx: &mut Context<'_>, why: &'static str) -> Poll<End> {
+        loop {
+            if let Err(end) = self.walk_answers() {
+                return Poll::Ready(end);
+            }
+            if let Poll::Ready(Err(_)) = self.poll_write_client(cx) {
+                return Poll::Ready(End::ClientGone);
+            }
+            // A source that does not read any more may have said why.
+            if self.lease.inbound.space().is_empty()
+                || !matches!(self.lease.poll_fill(cx), Poll::Ready(Ok(1..)))
+            {
+                break;
+            }
+        }
+        if self.closing {
+            return Poll::Ready(End::Client);
+        }
+        Poll::Ready(End::SourceGone(why))
+    }
+
+    // ---- the client's bytes -------------------------------------------------------------------
+
+    fn wants_client(&self) -> bool {
+        if self.closing {
+            // A writer's last statement runs to its end, as it would without a gateway; nobody needs a
+            // reader's when the reader is gone.
+            return self.judge.mode() == Mode::ReadOnly;
+        }
+        self.lease.outbound.len() < BACKLOG
+            && self.client_out.len() < BACKLOG
+            && self.expects.len() < self.limits.pipeline
+            && !self.flushed
+    }
+
+    fn poll_read_client(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        let space = self.client_in.space();
+        if space.is_empty() {
+            // Full of whole messages that wait for their turn.
+            return Poll::Pending;
+        }
+        let mut space = ReadBuf::new(space);
+        ready!(Pin::new(&mut self.client).poll_read(cx, &mut space))?;
+        let count = space.filled().len();
+        self.client_in.filled(count);
+        self.metrics.bytes_from_client.inc_by(count as u64);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_client(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        loop {
+            if !self.client_out.is_empty() && self.approved > 0 && self.approved < 4096 {
+                // One write for an edited message and the few bytes behind it.
+                self.settle_approved();
+            }
+            let bytes = if self.client_out.is_empty() {
+                self.lease.inbound.data().get(..self.approved).unwrap_or_default()
+            } else {
+                &self.client_out[..]
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            let count = ready!(Pin::new(&mut self.client).poll_write(cx, bytes))?;
+            if count == 0 {
+                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+            }
+            if self.client_out.is_empty() {
+                self.lease.inbound.consume(count);
+                self.approved -= count;
+            } else {
+                self.client_out.advance(count);
+                if self.client_out.is_empty() {
+                    self.client_out = BytesMut::new();
+                }
+            }
+            self.blocked = None;
+            self.written += count as u64;
+            self.metrics.bytes_to_client.inc_by(count as u64);
+        }
+        Pin::new(&mut self.client).poll_flush(cx)
+    }
+
+    // ---- time ----------------------------------------------------------------------------------
+
+    fn poll_cancelling(&mut self, cx: &mut Context<'_>) {
+        if let Some(cancelling) = &mut self.cancelling
+            && let Some(request) = &mut cancelling.request
+            && request.as_mut().poll(cx).is_ready()
+        {
+            cancelling.request = None;
+            if self.expects.is_empty() {
+                // The answer was faster.
+                self.cancelling = None;
+            }
+        }
+    }
+
+    fn poll_clock(&mut self, cx: &mut Context<'_>) -> Option<End> {
+        loop {
+            let all_said = self.client_out.is_empty() && self.approved == 0;
+            let ends = match self.drain.poll(cx) {
+                Drain::Not => false,
+                Drain::AtRest => self.at_rest() && self.skip == Skip::No && all_said,
+                Drain::Now => true,
+            };
+            if ends {
+                return Some(End::Fatal(shutdown()));
+            }
+            if !self.timer.poll(cx, self.deadline()) {
+                return None;
+            }
+            if let Some(end) = self.expired() {
+                return Some(end);
+            }
+            self.poll_cancelling(cx);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let after = |since: Instant, limit: Duration| (!limit.is_zero()).then(|| since + limit);
+        let busy = !self.expects.is_empty();
+        let answer = match &self.cancelling {
+            Some(cancelling) if busy => Some(cancelling.until),
+            _ if busy => after(self.since, self.timeouts.statement),
+            _ if self.status != Status::Idle || self.pipeline => {
+                after(self.since, self.timeouts.idle_in_transaction)
+            }
+            _ => None,
+        };
+        let write = self.blocked.and_then(|since| after(since, self.timeouts.write));
+        [answer, write].into_iter().flatten().min()
+    }
+
+    fn expired(&mut self) -> Option<End> {
+        let now = Instant::now();
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return None;
+        }
+        if self
+            .blocked
+            .is_some_and(|since| !self.timeouts.write.is_zero() && now >= since + self.timeouts.write)
+        {
+            return Some(End::ClientGone);
+        }
+        if self.expects.is_empty() {
+            let error = ClientError::fatal(
+                SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                "terminating connection due to idle-in-transaction timeout",
+            );
+            return Some(End::Fatal(error));
+        }
+        if self.cancelling.is_some() {
+            let error = ClientError { severity: crate::wire::Severity::Fatal, ..statement_timeout() };
+            return Some(End::Fatal(error));
+        }
+        let source = Arc::clone(&self.source);
+        let target = self.lease.cancel.clone();
+        let request = Box::pin(async move {
+            // The grace period ends the session when the cancel does not arrive.
+            let _ = source.cancel(&target).await;
+        });
+        self.cancelling = Some(Cancelling { request: Some(request), until: now + CANCEL_GRACE });
+        None
+    }
+}
+
+fn source_gone() -> ClientError {
+    ClientError::fatal(SqlState::CONNECTION_FAILURE, "the connection to the source was lost")
+        .hint("Connect again; what was under way may have to be repeated.")
+}
+
+fn protocol(message: String) -> End {
+    End::Fatal(ClientError::fatal(SqlState::PROTOCOL_VIOLATION, message))
+}
+
+fn statement_timeout() -> ClientError {
+    ClientError::error(SqlState::QUERY_CANCELED, "canceling statement due to statement timeout")
+}
+
+fn shutdown() -> ClientError {
+    ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}

@@ -1,0 +1,570 @@
+//! What the client says: each message judged, and sent on, refused, or answered here.
+//!
+//! Invariant: nothing of a refused message goes upstream, and whatever does goes with its place in the queue of
+//! expected answers.
+
+use super::*;
+
+/// A name for a Parse of the gateway's own, which never succeeds and so never exists.
+const OWN_NAME: &[u8] = b"fedgate refused a statement";
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
+    pub(super) fn take_client_messages(&mut self) -> Result<(), End> {
+        if self.closing {
+            // Nothing counts behind Terminate.
+            self.client_in.consume(self.client_in.data().len());
+            return Ok(());
+        }
+        if self.cancelling.as_ref().is_some_and(|cancelling| cancelling.request.is_some()) {
+            return Ok(());
+        }
+        while self.lease.outbound.len() < BACKLOG
+            && self.client_out.len() < BACKLOG
+            && self.expects.len() < self.limits.pipeline
+            && !self.closing
+        {
+            if let Some(kind) = self.client_in.data().first()
+                && !is_known(*kind)
+            {
+                // Before its length: nothing is known of that either.
+                return Err(protocol(format!("invalid frontend message type {kind}")));
+            }
+            let limit = self.limits.message_bytes;
+            let header = match frame::header(self.client_in.data(), limit) {
+                Ok(None) => {
+                    self.client_in.reserve(HEADER);
+                    return Ok(());
+                }
+                Ok(Some(header)) => header,
+                Err(error) => return Err(protocol(error.to_string())),
+            };
+            if !known(header.kind) {
+                // At once: its length means nothing, and what it announces may never come.
+                return Err(protocol(format!("invalid frontend message type {}", header.kind)));
+            }
+            if header.size > longest(header.kind, limit) {
+                return Err(protocol(format!(
+                    "invalid message length in message of type {:#04x}",
+                    header.kind
+                )));
+            }
+            if self.client_in.data().len() < header.size {
+                self.client_in.reserve(header.size);
+                return Ok(());
+            }
+            // Taken out while it is handled, so that the handlers may borrow the session.
+            let client_in = self.client_in.take();
+            let body = client_in.data().get(HEADER..header.size).unwrap_or_default();
+            let handled = match self.handle(header.kind, body) {
+                Ok(handled) => handled,
+                Err(Malformed) => self.refuse_malformed(header.kind),
+            };
+            self.client_in = client_in;
+            if self.judge.is_revoked() {
+                return Err(End::Fatal(shutdown()));
+            }
+            match handled {
+                Handled::Done => {
+                    self.flushed = false;
+                    self.client_in.consume(header.size);
+                }
+                Handled::Wait => {
+                    if !self.flushed {
+                        self.flushed = true;
+                        self.lease.outbound.flush();
+                    }
+                    return Ok(());
+                }
+                Handled::End(end) => return Err(end),
+            }
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, kind: u8, body: &[u8]) -> Result<Handled, Malformed> {
+        if self.copy_in.is_some() && self.handle_copy_in(kind, body) {
+            return Ok(Handled::Done);
+        }
+        match kind {
+            b'X' if self.expects.is_empty() => return Ok(Handled::End(End::Client)),
+            b'X' => {
+                self.lease.outbound.terminate();
+                self.closing = true;
+                return Ok(Handled::Done);
+            }
+            b'S' => {
+                self.handle_sync();
+                return Ok(Handled::Done);
+            }
+            // A writer need not wait for CopyInResponse before it sends what it copies.
+            b'd' | b'c' | b'f' if self.may_copy_in() => return Ok(Handled::Wait),
+            b'd' | b'c' | b'f' => return Ok(Handled::Done), // stray: PostgreSQL passes over them too
+            _ => {}
+        }
+        if self.skip != Skip::No {
+            return Ok(Handled::Done);
+        }
+        match kind {
+            b'Q' => self.handle_query(frontend::query(body)?),
+            b'F' => {
+                if self.may_be_passed_over() {
+                    return Ok(Handled::Wait);
+                }
+                match judge_function_call(body) {
+                    Ok(permit) => {
+                        self.judge.count_admitted(StatementClass::Read);
+                        self.lease.outbound.function_call(&permit);
+                        self.expect(Expect::Query(Change::None));
+                        self.end_pipeline();
+                        Ok(Handled::Done)
+                    }
+                    Err(refusal) => {
+                        let error = self.judge.refused(b"", &refusal);
+                        Ok(self.refuse_query(OWN_NAME, error, false))
+                    }
+                }
+            }
+            b'P' => self.handle_parse(frontend::parse(body)?),
+            b'B' => self.handle_bind(frontend::bind(body)?, body),
+            b'D' => {
+                let target = frontend::target(body)?;
+                if let Target::Portal(b"") = target
+                    && let Some(handled) = self.missing_unnamed_portal()
+                {
+                    return Ok(handled);
+                }
+                if matches!(target, Target::Statement(b"")) && !self.drop_leftover() {
+                    return Ok(Handled::Wait);
+                }
+                self.lease.outbound.describe(target);
+                self.expect_extended(Expect::Describe);
+                Ok(Handled::Done)
+            }
+            b'E' => self.handle_execute(frontend::execute(body)?, body),
+            b'C' => {
+                let target = frontend::target(body)?;
+                let closing = match target {
+                    Target::Statement(b"") => {
+                        Expect::CloseUnnamed(self.leftover.replaced(self.statements.segment()))
+                    }
+                    Target::Statement(name) => Expect::Close(self.statements.closing(name)),
+                    Target::Portal(name) => Expect::ClosePortal(self.statements.closing_portal(name)),
+                };
+                self.lease.outbound.close(target);
+                self.expect_extended(closing);
+                Ok(Handled::Done)
+            }
+            _ => {
+                self.lease.outbound.flush();
+                Ok(Handled::Done)
+            }
+        }
+    }
+
+    fn expect(&mut self, expect: Expect) {
+        if self.expects.is_empty() {
+            self.since = Instant::now();
+        }
+        self.expects.push_back(expect);
+    }
+
+    fn expect_extended(&mut self, expect: Expect) {
+        self.pipeline = true;
+        self.expect(expect);
+    }
+
+    /// A Sync was sent: what comes next does not hang on what came before.
+    fn end_pipeline(&mut self) {
+        self.pipeline = false;
+        self.statements.new_segment();
+    }
+
+    /// A Query, or what stands for one, was sent.
+    fn end_query(&mut self) {
+        self.pipeline = false;
+        self.statements.new_query();
+    }
+
+    /// Nothing is under way, not even half a notice, no block and no implicit transaction is open.
+    pub(super) fn at_rest(&self) -> bool {
+        self.expects.is_empty() && !self.pipeline && self.status == Status::Idle && self.passing == 0
+    }
+
+    /// Whether the source passes over what is sent now if anything before it fails.
+    fn may_be_passed_over(&self) -> bool {
+        let since_sync = self.expects.iter().rev().take_while(|expect| !matches!(expect, Expect::Sync));
+        since_sync.into_iter().any(|expect| !matches!(expect, Expect::Query(_)))
+    }
+
+    /// Whether a statement under way may turn out to copy from the client.
+    fn may_copy_in(&self) -> bool {
+        self.skip == Skip::No
+            && self.judge.mode() == Mode::ReadWrite
+            && self.expects.iter().any(|expect| matches!(expect, Expect::Query(_) | Expect::Execute(_)))
+    }
+
+    fn handle_sync(&mut self) {
+        match std::mem::replace(&mut self.skip, Skip::No) {
+            Skip::Local if self.passing == 0 => {
+                self.edit(|out| backend::ready_for_query(Status::Idle, out));
+            }
+            Skip::Local | Skip::No | Skip::Upstream => {
+                self.lease.outbound.sync();
+                self.expect(Expect::Sync);
+                self.end_pipeline();
+            }
+        }
+    }
+
+    fn handle_query(&mut self, sql: &[u8]) -> Result<Handled, Malformed> {
+        let verdict = self.judge.verdict(sql);
+        let admitted = verdict.steps.iter().all(|step| matches!(step, Step::Admit(_)));
+        if verdict.steps.is_empty() {
+            self.judge.count_empty();
+            self.lease.outbound.query(&Permit::empty());
+            self.expect(Expect::Query(Change::None));
+            self.end_pipeline();
+            return Ok(Handled::Done);
+        }
+        if let [Step::Admit(admitted)] = &verdict.steps[..]
+            && verdict.form == Form::Whole
+            && self.may_go_on(admitted)
+        {
+            self.judge.count_admitted(admitted.class);
+            let change = self.change(admitted);
+            match self.renamed(admitted) {
+                Some(permit) => self.lease.outbound.query(&permit),
+                None => self.lease.outbound.query(&admitted.permit),
+            }
+            self.expect(Expect::Query(change));
+            self.end_query();
+            return Ok(Handled::Done);
+        }
+        if self.may_be_passed_over() {
+            // The Sync behind what stands for this Query would end the passing over too early.
+            return Ok(Handled::Wait);
+        }
+        if !admitted && let [Step::Refuse(refusal)] = &verdict.steps[..] {
+            let always = refusal.stands_in_failed_block();
+            let error = self.judge.refused(sql, refusal);
+            return Ok(self.refuse_query(b"", error, always));
+        }
+        let several = verdict.steps.len() > 1;
+        let (mut counted, mut characters) = (0, 0);
+        for step in &verdict.steps {
+            let admitted = match step {
+                Step::Admit(admitted) => admitted,
+                Step::Refuse(refusal) => {
+                    let always = refusal.stands_in_failed_block();
+                    let error = self.judge.refused(sql, refusal);
+                    self.refuse_here(b"", error, always);
+                    break;
+                }
+            };
+            if several && self.judge.is_copy_in(admitted) {
+                // The source would take the statements behind it for what is to be copied.
+                let error = ClientError::error(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    "COPY FROM STDIN must stand alone in its query",
+                );
+                self.refuse_here(b"", error, false);
+                break;
+            }
+            if !self.may_go_on(admitted) {
+                let error = self.judge.outdated();
+                self.refuse_here(b"", error, false);
+                break;
+            }
+            self.judge.count_admitted(admitted.class);
+            let change = self.change(admitted);
+            match self.renamed(admitted) {
+                Some(permit) => self.lease.outbound.run(&permit),
+                None => self.lease.outbound.run(&admitted.permit),
+            }
+            let between = sql.get(counted..admitted.offset).unwrap_or_default();
+            characters += between.iter().filter(|byte| !matches!(byte, 0x80..=0xbf)).count();
+            counted = admitted.offset;
+            self.expect(Expect::QuietParse(u32::try_from(characters).unwrap_or_default()));
+            self.expect(Expect::QuietBind);
+            self.expect(Expect::QuietDescribe);
+            self.expect(Expect::Execute(change));
+        }
+        // A Query leaves neither an unnamed portal nor an unnamed statement behind.
+        self.lease.outbound.close(Target::Portal(b""));
+        self.expect(Expect::QuietClose(0));
+        self.leftover.left();
+        self.lease.outbound.sync();
+        self.expect(Expect::Sync);
+        self.end_query();
+        Ok(Handled::Done)
+    }
+
+    /// What stands for a refused statement, in its place.
+    fn refuse_here(&mut self, name: &[u8], error: ClientError, always: bool) {
+        self.lease.outbound.refused(name);
+        self.expect(Expect::Refused(Box::new(Refused { error, always })));
+    }
+
+    /// An error in the place of a whole Query or FunctionCall; the caller knows that the source does not
+    /// pass over it.
+    fn refuse_query(&mut self, name: &[u8], error: ClientError, always: bool) -> Handled {
+        if self.at_rest() {
+            if name.is_empty() {
+                self.leftover.left();
+            }
+            self.edit(|out| {
+                error.encode(out);
+                backend::ready_for_query(Status::Idle, out);
+            });
+            return Handled::Done;
+        }
+        if name.is_empty() {
+            self.leftover.gone();
+        }
+        self.refuse_here(name, error, always);
+        self.lease.outbound.sync();
+        self.expect(Expect::Sync);
+        self.end_query();
+        Handled::Done
+    }
+
+    /// PostgreSQL's answer to a body that does not hold what its type promises; it goes on behind it.
+    fn refuse_malformed(&mut self, kind: u8) -> Handled {
+        let error = ClientError::error(SqlState::PROTOCOL_VIOLATION, "invalid message format");
+        match kind {
+            b'Q' | b'F' if self.may_be_passed_over() => Handled::Wait,
+            b'Q' | b'F' => self.refuse_query(OWN_NAME, error, true),
+            _ => self.refuse_extended(OWN_NAME, error, true),
+        }
+    }
+
+    /// An error in the place of one extended message; everything up to Sync is passed over.
+    fn refuse_extended(&mut self, name: &[u8], error: ClientError, always: bool) -> Handled {
+        if self.at_rest() {
+            if name.is_empty() {
+                self.leftover.left();
+            }
+            self.skip = Skip::Local;
+            self.edit(|out| error.encode(out));
+        } else {
+            // The name is the client's, and nothing of it reaches the source; only whether there is one
+            // matters to the unnamed statement.
+            self.refuse_here(if name.is_empty() { name } else { OWN_NAME }, error, always);
+            self.pipeline = true;
+            self.skip = Skip::Upstream;
+        }
+        Handled::Done
+    }
+
+    fn handle_parse(&mut self, parse: frontend::Parse<'_>) -> Result<Handled, Malformed> {
+        let verdict = self.judge.verdict(parse.sql);
+        let admitted = match &verdict.steps[..] {
+            [] => None,
+            [Step::Admit(admitted)] => Some(admitted),
+            [.., Step::Refuse(refusal)] => {
+                let always = refusal.stands_in_failed_block();
+                let error = self.judge.refused(parse.sql, refusal);
+                return Ok(self.refuse_extended(parse.name, error, always));
+            }
+            [..] => {
+                let error = ClientError::error(
+                    SqlState::SYNTAX_ERROR,
+                    "cannot insert multiple commands into a prepared statement",
+                );
+                return Ok(self.refuse_extended(parse.name, error, true));
+            }
+        };
+        if let Err(refusal) = self.judge.parameter_types(parse.types) {
+            let error = self.judge.refused(parse.sql, &refusal);
+            return Ok(self.refuse_extended(parse.name, error, false));
+        }
+        let generation = self.judge.generation();
+        let prepared = match admitted {
+            None => Prepared { permit: Permit::empty(), generation, effect: Effect::None },
+            Some(admitted) if self.may_go_on(admitted) => {
+                let permit = self.renamed(admitted).unwrap_or_else(|| admitted.permit.clone());
+                Prepared { permit, generation, effect: admitted.effect.clone() }
+            }
+            Some(_) => return Ok(self.refuse_extended(parse.name, self.judge.outdated(), false)),
+        };
+        let permit = prepared.permit.clone();
+        let ticket = match self.statements.parse(parse.name, prepared) {
+            Ok(ticket) => ticket,
+            Err(full) => return Ok(self.full(parse.name, full)),
+        };
+        match admitted {
+            None => self.judge.count_empty(),
+            Some(admitted) => {
+                self.judge.count_admitted(admitted.class);
+                // Its name may come to be with any Execute from now on.
+                let _ = self.change(admitted);
+            }
+        }
+        self.lease.outbound.parse(parse.name, &permit, parse.types);
+        let expect = match ticket {
+            Some(ticket) => Expect::Parse(ticket),
+            None => Expect::ParseUnnamed(self.leftover.replaced(self.statements.segment())),
+        };
+        self.expect_extended(expect);
+        Ok(Handled::Done)
+    }
+
+    /// No room for a statement or portal: what is under way may make some.
+    fn full(&mut self, name: &[u8], full: Full) -> Handled {
+        let error = match full {
+            Full::Now if !self.expects.is_empty() => return Handled::Wait,
+            Full::Now => ClientError::error(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                "too many prepared statements of one name in this session",
+            ),
+            Full::Always(error) => error,
+        };
+        self.refuse_extended(name, error, false)
+    }
+
+    fn handle_bind(&mut self, bind: frontend::Bind<'_>, body: &[u8]) -> Result<Handled, Malformed> {
+        if bind.statement.is_empty() && !self.drop_leftover() {
+            return Ok(Handled::Wait);
+        }
+        let unnamed = match self.statements.bind(bind.statement, bind.portal, &mut self.judge) {
+            Ok(unnamed) => unnamed,
+            Err(full) => return Ok(self.full(OWN_NAME, full)),
+        };
+        self.lease.outbound.bind(body);
+        self.expect_extended(Expect::Bind { unnamed });
+        Ok(Handled::Done)
+    }
+
+    fn handle_execute(&mut self, portal: &[u8], body: &[u8]) -> Result<Handled, Malformed> {
+        if portal.is_empty()
+            && let Some(handled) = self.missing_unnamed_portal()
+        {
+            return Ok(handled);
+        }
+        let change = match self.statements.execute(portal, &mut self.judge) {
+            Ok(Some(effect @ (Effect::Deallocate { .. } | Effect::DeallocateAll))) => {
+                Change::Deallocated(Box::new((effect.clone(), self.statements.now())))
+            }
+            Ok(_) => Change::None,
+            Err(error) => return Ok(self.refuse_extended(OWN_NAME, error, false)),
+        };
+        self.lease.outbound.execute(body);
+        self.expect_extended(Expect::Execute(change));
+        Ok(Handled::Done)
+    }
+
+    /// PostgreSQL's answer when there is no unnamed portal; nothing when there is one.
+    fn missing_unnamed_portal(&mut self) -> Option<Handled> {
+        match self.statements.has_unnamed_portal() {
+            Ok(true) => None,
+            Err(_) if !self.expects.is_empty() => Some(Handled::Wait),
+            Ok(false) | Err(_) => {
+                let error = ClientError::error(SqlState::INVALID_CURSOR_NAME, "portal \"\" does not exist");
+                Some(self.refuse_extended(OWN_NAME, error, true))
+            }
+        }
+    }
+
+    /// Before a message that names the unnamed statement; false: not yet.
+    fn drop_leftover(&mut self) -> bool {
+        let segment = self.statements.segment();
+        match self.leftover.remedy(segment) {
+            Remedy::None => true,
+            Remedy::Wait => self.expects.is_empty(),
+            Remedy::Close => {
+                self.lease.outbound.close(Target::Statement(b""));
+                let number = self.leftover.replaced(segment);
+                self.expect_extended(Expect::QuietClose(number));
+                true
+            }
+        }
+    }
+
+    /// Whether what a statement goes on with, a prepared statement or a cursor, may still run under the
+    /// policy of now.
+    fn may_go_on(&mut self, admitted: &Admitted) -> bool {
+        if self.judge.resumes_writing(admitted) {
+            return false;
+        }
+        match &admitted.effect {
+            Effect::Execute { name } => {
+                self.statements.still_admitted(name.as_bytes(), &mut self.judge).is_ok()
+            }
+            _ => true,
+        }
+    }
+
+    fn change(&mut self, admitted: &Admitted) -> Change {
+        match &admitted.effect {
+            Effect::None | Effect::Execute { .. } | Effect::ApplicationName { .. } => Change::None,
+            Effect::Prepare { name } => {
+                let prepared = Prepared {
+                    permit: admitted.permit.clone(),
+                    generation: self.judge.generation(),
+                    effect: Effect::None,
+                };
+                self.statements.prepare(name.as_bytes(), prepared).map_or(Change::None, Change::Prepared)
+            }
+            effect @ (Effect::Deallocate { .. } | Effect::DeallocateAll) => {
+                Change::Deallocated(Box::new((effect.clone(), self.statements.now())))
+            }
+        }
+    }
+
+    pub(super) fn changed(&mut self, change: Change, succeeded: bool) {
+        match change {
+            Change::None => {}
+            Change::Prepared(ticket) => self.statements.parsed(Some(&ticket), succeeded),
+            Change::Deallocated(dropped) if succeeded => self.statements.deallocated(&dropped.0, dropped.1),
+            Change::Deallocated(_) => {}
+        }
+    }
+
+    /// SET application_name keeps the gateway's prefix, so that the source's own views say who it is.
+    fn renamed(&self, admitted: &Admitted) -> Option<Permit> {
+        match &admitted.effect {
+            Effect::ApplicationName { value } => Some(Permit::application_name(&self.name_prefix, value)),
+            _ => None,
+        }
+    }
+
+    /// Messages during COPY … FROM STDIN of a writer; false: not one of them.
+    fn handle_copy_in(&mut self, kind: u8, body: &[u8]) -> bool {
+        match kind {
+            b'd' => {
+                if let Some(copy_in) = &self.copy_in {
+                    self.lease.outbound.copy_data(copy_in, body);
+                }
+            }
+            b'c' => {
+                if let Some(copy_in) = self.copy_in.take() {
+                    self.lease.outbound.copy_done(copy_in);
+                }
+            }
+            b'f' => {
+                if let Some(copy_in) = self.copy_in.take() {
+                    self.lease.outbound.copy_fail(copy_in, body);
+                }
+            }
+            b'H' | b'S' => {} // the source passes over both while it copies
+            _ => return false,
+        }
+        true
+    }
+}
+
+fn known(kind: u8) -> bool {
+    b"QPBDECFHSXdcf".contains(&kind)
+}
+
+fn longest(kind: u8, limit: usize) -> usize {
+    match kind {
+        b'D' | b'C' | b'E' | b'H' | b'S' | b'X' | b'c' => SMALL.min(limit),
+        _ => limit,
+    }
+}
+
+/// The messages that PostgreSQL takes from a client whose session is open.
+fn is_known(kind: u8) -> bool {
+    matches!(kind, b'Q' | b'F' | b'X' | b'P' | b'B' | b'C' | b'D' | b'E' | b'H' | b'S' | b'd' | b'c' | b'f')
+}
