@@ -4,7 +4,7 @@
 //! every run, so a statement that slipped through is seen whatever it did.
 
 // Each test crate uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

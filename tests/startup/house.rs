@@ -3,7 +3,7 @@
 //! Invariant: what must not leak has a value that stands nowhere else, so that it can be looked for.
 
 // Each test program uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::sync::OnceLock;
 

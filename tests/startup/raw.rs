@@ -3,7 +3,7 @@
 //! Invariant: no wait is without an end, and a reset connection is told from a closed one.
 
 // Each test program uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
