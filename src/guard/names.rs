@@ -180,9 +180,7 @@ impl<'c> Names<'c> {
             }
             return Err(refusal.at(offset));
         }
-        if function.carries {
-            self.met.carries.set(true);
-        }
+        self.met.carry(function.carries);
         if let Some(domain) = &function.domain {
             self.met.domain.set(Some(domain));
         }
@@ -207,9 +205,7 @@ impl<'c> Names<'c> {
                     .hint("If the function only reads, its owner can declare it STABLE.")
                     .at(offset));
             }
-            if relation.carries {
-                self.met.carries.set(true);
-            }
+            self.met.carry(relation.carries);
             if let Some(domain) = &relation.domain {
                 self.met.domain.set(Some(domain));
                 self.met.row(last);
@@ -245,11 +241,9 @@ impl<'c> Names<'c> {
             if let Some(function) = &of.volatile_function {
                 return Err(Refusal::denied("type", last).because(function.as_ref()).at(offset));
             }
-            if of.carries {
-                self.met.carries.set(true);
-            }
-            if let Some(why) = &of.later {
-                self.met.later(|| Refusal::denied("cast to", last).because(why.as_ref()).at(offset));
+            self.met.carry(of.carries);
+            if let Some((types, why)) = &of.later {
+                self.met.later(*types, || Refusal::denied("cast to", last).because(why.as_ref()).at(offset));
             }
             for check in &of.checks {
                 self.check(check).map_err(|refusal| {
@@ -306,8 +300,8 @@ impl<'c> Names<'c> {
                     .at(offset)
             };
             // With its schema, constants alone may mean it.
-            if operator.later && schema.is_none() {
-                self.met.later(refusal);
+            if operator.later != 0 && schema.is_none() {
+                self.met.later(operator.later, refusal);
             } else {
                 return Err(refusal());
             }

@@ -43,7 +43,11 @@ impl List {
             for name in entry.names {
                 match name.strip_suffix('*') {
                     Some(prefix) => {
-                        list.prefixes.push((prefix.to_owned(), entry.extension.clone(), entry.reason.clone()));
+                        list.prefixes.push((
+                            prefix.to_owned(),
+                            entry.extension.clone(),
+                            entry.reason.clone(),
+                        ));
                     }
                     None => {
                         let reasons = list.exact.entry(name).or_default();

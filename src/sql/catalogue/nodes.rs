@@ -168,7 +168,9 @@ mod tests {
 
     #[test]
     fn any_text_is_read_to_its_end() {
-        for text in ["", "{", "}}", "\\", ":funcid", "{FUNCEXPR :funcid", ":funcid 99999999999", "é\\é{", ")("] {
+        for text in
+            ["", "{", "}}", "\\", ":funcid", "{FUNCEXPR :funcid", ":funcid 99999999999", "é\\é{", ")("]
+        {
             assert_eq!(references(text), References::default(), "{text}");
         }
         assert!(references("{NEXTVALUEEXPR :seqid 5}").draws);

@@ -147,10 +147,7 @@ SELECT 'd', d.oid, d.xmin::text, d.adrelid
 /// oid and text of these expressions, by kind of [`STORED`].
 pub const STORED_TEXTS: &[(&str, &str)] = &[
     ("r", "SELECT r.oid, r.ev_action::text FROM pg_catalog.pg_rewrite r WHERE r.oid = ANY ($1)"),
-    (
-        "p",
-        "SELECT p.oid, coalesce(p.polqual::text, '') FROM pg_catalog.pg_policy p WHERE p.oid = ANY ($1)",
-    ),
+    ("p", "SELECT p.oid, coalesce(p.polqual::text, '') FROM pg_catalog.pg_policy p WHERE p.oid = ANY ($1)"),
     ("d", "SELECT d.oid, d.adbin::text FROM pg_catalog.pg_attrdef d WHERE d.oid = ANY ($1)"),
 ];
 
