@@ -2,7 +2,8 @@
 //!
 //! Invariant: only this room knows every other one.
 
-pub mod check;
+mod behind;
+mod check;
 mod cli;
 pub mod explain;
 mod explain_args;
