@@ -3,7 +3,7 @@
 //! Invariant: only this room knows every other one.
 
 mod behind;
-mod check;
+pub mod check;
 mod cli;
 pub mod explain;
 mod explain_args;
