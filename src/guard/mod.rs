@@ -12,7 +12,7 @@ use crate::sql::Limits;
 use crate::sql::catalogue::Catalogue;
 use crate::sql::lexer::{self, Kind, LexError, Problem, Token};
 use crate::sql::parse::{self, ParseError, Tree};
-use crate::sql::statement::{self, Query, SetValue, Statement, Transaction};
+use crate::sql::statement::{self, Copied, Query, SetValue, Statement, Transaction};
 
 mod cache;
 mod found;
@@ -229,10 +229,13 @@ impl Judge<'_> {
             Statement::Deallocate { name: Some(name) } => {
                 Ok((SESSION, Effect::Deallocate { name: name.as_str().into() }))
             }
-            Statement::CopyOut { query } => {
-                if let Some(query) = query {
-                    self.query(query)?;
-                }
+            Statement::CopyOut(Copied::Query(query)) => {
+                self.query(query)?;
+                none(READ)
+            }
+            Statement::CopyOut(Copied::Table { name, offset }) => {
+                let name: Vec<&str> = name.iter().map(String::as_str).collect();
+                self.walk.table(&name, Some(*offset))?;
                 none(READ)
             }
             Statement::Cursor | Statement::Show | Statement::LockAccessShare => none(READ),
