@@ -205,10 +205,16 @@ impl Judge<'_> {
     fn statement(&self, statement: &Statement<'_, '_>) -> Outcome {
         let none = |class| Ok((class, Effect::None));
         match statement {
-            Statement::Query(query) | Statement::Declare { query } => {
+            Statement::Query(query) => {
                 self.query(query)?;
                 none(READ)
             }
+            Statement::Declare { name, hold, query } => {
+                self.query(query)?;
+                Ok((READ, Effect::Declare { name: name.as_str().into(), hold: *hold }))
+            }
+            Statement::Fetch { name } => Ok((READ, Effect::Fetch { name: name.as_str().into() })),
+            Statement::Close { name } => Ok((READ, Effect::Close { name: name.as_deref().map(Box::from) })),
             Statement::Explain { analyze, inner } => self.explain(*analyze, inner),
             Statement::Prepare { name, types, inner } => {
                 if let Some(types) = types {
@@ -233,7 +239,7 @@ impl Judge<'_> {
                 }
                 none(READ)
             }
-            Statement::Cursor | Statement::Show | Statement::LockAccessShare => none(READ),
+            Statement::Show | Statement::LockAccessShare => none(READ),
             Statement::Transaction(Transaction::Modes(modes)) => match modes.read_write {
                 Some(at) => Err(Refusal::mode().at(Some(at))),
                 None => none(TRANSACTION),
@@ -260,7 +266,7 @@ impl Judge<'_> {
     fn explain(&self, analyze: bool, inner: &Statement<'_, '_>) -> Outcome {
         match inner {
             Statement::Query(_) | Statement::Execute { .. } => self.statement(inner),
-            Statement::Declare { query } if !analyze => {
+            Statement::Declare { query, .. } if !analyze => {
                 self.query(query)?;
                 Ok((READ, Effect::None))
             }
@@ -324,6 +330,9 @@ impl Judge<'_> {
                 written(match statement {
                     Statement::Prepare { name, .. } => Effect::Prepare { name: name.as_str().into() },
                     Statement::Execute { name, .. } => Effect::Execute { name: name.as_str().into() },
+                    Statement::Declare { name, hold, .. } => {
+                        Effect::Declare { name: name.as_str().into(), hold: *hold }
+                    }
                     Statement::Explain { inner, .. } => match &**inner {
                         Statement::Execute { name, .. } => Effect::Execute { name: name.as_str().into() },
                         _ => Effect::None,
