@@ -207,10 +207,16 @@ impl Judge<'_> {
     fn statement(&self, statement: &Statement<'_, '_>) -> Outcome {
         let none = |class| Ok((class, Effect::None));
         match statement {
-            Statement::Query(query) | Statement::Declare { query } => {
+            Statement::Query(query) => {
                 self.query(query)?;
                 none(READ)
             }
+            Statement::Declare { name, hold, query } => {
+                self.query(query)?;
+                Ok((READ, Effect::Declare { name: name.as_str().into(), hold: *hold }))
+            }
+            Statement::Fetch { name } => Ok((READ, Effect::Fetch { name: name.as_str().into() })),
+            Statement::Close { name } => Ok((READ, Effect::Close { name: name.as_deref().map(Box::from) })),
             Statement::Explain { analyze, inner } => self.explain(*analyze, inner),
             Statement::Prepare { name, types, inner } => {
                 if let Some(types) = types {
@@ -238,7 +244,7 @@ impl Judge<'_> {
                 self.walk.table(&name, Some(*offset))?;
                 none(READ)
             }
-            Statement::Cursor | Statement::Show | Statement::LockAccessShare => none(READ),
+            Statement::Show | Statement::LockAccessShare => none(READ),
             Statement::Transaction(Transaction::Modes(modes)) => match modes.read_write {
                 Some(at) => Err(Refusal::mode().at(Some(at))),
                 None => none(TRANSACTION),
@@ -265,7 +271,7 @@ impl Judge<'_> {
     fn explain(&self, analyze: bool, inner: &Statement<'_, '_>) -> Outcome {
         match inner {
             Statement::Query(_) | Statement::Execute { .. } => self.statement(inner),
-            Statement::Declare { query } if !analyze => {
+            Statement::Declare { query, .. } if !analyze => {
                 self.query(query)?;
                 Ok((READ, Effect::None))
             }
@@ -329,6 +335,9 @@ impl Judge<'_> {
                 written(match statement {
                     Statement::Prepare { name, .. } => Effect::Prepare { name: name.as_str().into() },
                     Statement::Execute { name, .. } => Effect::Execute { name: name.as_str().into() },
+                    Statement::Declare { name, hold, .. } => {
+                        Effect::Declare { name: name.as_str().into(), hold: *hold }
+                    }
                     Statement::Explain { inner, .. } => match &**inner {
                         Statement::Execute { name, .. } => Effect::Execute { name: name.as_str().into() },
                         _ => Effect::None,
