@@ -3,6 +3,7 @@
 //! Invariant: a name is admitted when everything it could mean is harmless, and refused when nothing
 //! of that name is known.
 
+use super::found::{Found, FoundKind, Notes};
 use crate::guard::Refusal;
 use crate::sql::Limits;
 use crate::sql::catalogue::{Catalogue, Function, Harm, Type};
@@ -66,6 +67,8 @@ const VALUES: &[&str] = &[
 #[derive(Clone, Copy)]
 pub(super) struct Names<'c> {
     pub catalogue: &'c Catalogue,
+    /// Where names are written down; then nothing is judged.
+    pub notes: Option<&'c Notes>,
 }
 
 /// Does `schema`, where one is given, leave this entry?
@@ -85,6 +88,14 @@ fn harm(name: &str, harm: Harm) -> Refusal {
 }
 
 impl<'c> Names<'c> {
+    /// Writes a name down, if this is what the walk is for; then it need not be judged.
+    pub fn noted(&self, kind: FoundKind, name: &[&str], offset: Option<usize>) -> bool {
+        let Some(notes) = self.notes else { return false };
+        let name = name.iter().map(|part| (*part).to_owned()).collect();
+        notes.borrow_mut().push(Found { kind, name, offset });
+        true
+    }
+
     /// Splits `[database.][schema.]name`.
     fn parts<'n>(name: &[&'n str]) -> Option<(Option<&'n str>, &'n str)> {
         match name {
@@ -128,6 +139,9 @@ impl<'c> Names<'c> {
                 return Ok(());
             }
         }
+        if self.noted(FoundKind::Function, name, offset) {
+            return Ok(());
+        }
         let mut known = false;
         for function in self.functions(schema, last) {
             known = true;
@@ -154,6 +168,9 @@ impl<'c> Names<'c> {
 
     /// `a.name`, which is `name(a)` when `a` has no such column, and a cast where no function fits.
     pub fn attribute(&self, name: &str, offset: Option<usize>) -> Result<()> {
+        if self.noted(FoundKind::Attribute, &[name], offset) {
+            return Ok(());
+        }
         for function in self.catalogue.functions(name) {
             if function.one_argument
                 && let Some(why) = function.harm
@@ -172,6 +189,9 @@ impl<'c> Names<'c> {
 
     /// A type that a value is made of.
     pub fn r#type(&self, name: &[&str], offset: Option<usize>) -> Result<()> {
+        if self.noted(FoundKind::Type, name, offset) {
+            return Ok(());
+        }
         let Some((schema, last)) = Self::parts(name) else {
             return Err(Refusal::unverified("improper qualified name").at(offset));
         };
@@ -223,6 +243,9 @@ impl<'c> Names<'c> {
 
     /// An operator by its symbol, whatever its operands.
     pub fn operator(&self, symbol: &str, offset: Option<usize>) -> Result<()> {
+        if self.noted(FoundKind::Operator, &[symbol], offset) {
+            return Ok(());
+        }
         match self.catalogue.harmful_operator(symbol) {
             None => Ok(()),
             Some(function) => Err(Refusal::denied("operator", symbol)
@@ -242,6 +265,8 @@ impl<'c> Names<'c> {
             let offset = Some(token.start);
             match token.kind {
                 Kind::Operator => self.operator(&token.text, offset)?,
+                // The walk notes the others where they stand.
+                _ if self.notes.is_some() => {}
                 Kind::Word(_) | Kind::Quoted => {
                     if self.catalogue.has_harmful_operators() && matches!(token.kind, Kind::Word(_)) {
                         for symbol in implied_operators(&token.text) {

@@ -21,6 +21,7 @@ use sqlparser::ast::{
 };
 use sqlparser::tokenizer::Span;
 
+use super::found::FoundKind;
 use super::names::Names;
 use super::{settings, types};
 use crate::guard::Refusal;
@@ -254,7 +255,7 @@ impl Walk<'_> {
             None | Some(Distinct::All | Distinct::Distinct) => {}
             Some(Distinct::On(exprs)) => self.exprs(exprs)?,
         }
-        if !settings::is_dump_shape(select, self)? {
+        if self.names.notes.is_some() || !settings::is_dump_shape(select, self)? {
             for item in projection {
                 self.select_item(item)?;
             }
@@ -328,6 +329,18 @@ impl Walk<'_> {
             return foreign("an option of *");
         }
         Ok(())
+    }
+
+    /// The name of what is read in FROM.
+    fn table(&self, of: &ObjectName) -> Result {
+        if self.names.notes.is_some()
+            && let Some(idents) = parts(of)
+        {
+            let names: Vec<&str> = idents.iter().map(|ident| ident.value.as_str()).collect();
+            let at = idents.last().and_then(|ident| offset(ident.span));
+            self.names.noted(FoundKind::Relation, &names, at);
+        }
+        self.relation(of)
     }
 
     /// The name of a table, view or alias: reading it runs nothing that the text names.
@@ -406,7 +419,7 @@ impl Walk<'_> {
                 self.alias(alias.as_ref())?;
                 self.sample(sample.as_ref())?;
                 match args {
-                    None => self.relation(name),
+                    None => self.table(name),
                     Some(TableFunctionArgs { args, settings }) => {
                         if settings.is_some() {
                             return foreign("SETTINGS");
@@ -660,7 +673,7 @@ impl Walk<'_> {
             FunctionArguments::None => false,
             FunctionArguments::Subquery(_) | FunctionArguments::List(_) => true,
         };
-        if settings::judge_call(function, self)? {
+        if self.names.notes.is_none() && settings::judge_call(function, self)? {
             return Ok(());
         }
         self.call(name, brackets)?;
