@@ -53,6 +53,10 @@ pub struct Names {
     pub tables: BTreeSet<String>,
     pub types: BTreeSet<String>,
     pub operators: BTreeSet<String>,
+    /// What stands behind a dot: a column, or a function of one argument.
+    pub attributes: BTreeSet<String>,
+    /// Constant names of settings that `set_config` is called for; `None` among them is any other argument.
+    pub set_config: Vec<Option<String>>,
 }
 
 /// Runs `work` with a stack on which the deepest trees can be taken apart.
@@ -86,6 +90,10 @@ pub fn read(text: &str) -> Result<Vec<Seen>, String> {
         };
         let mut walk = Walk::default();
         walk.value(&serde_json::to_value(node).map_err(|error| error.to_string())?);
+        if matches!(node, NodeEnum::ConstraintsSetStmt(_)) {
+            // They are names of constraints, in the shape of tables.
+            walk.names.tables.clear();
+        }
         seen.push(Seen { kind: kind(node, &walk), start, end, names: walk.names });
     }
     Ok(seen)
@@ -105,16 +113,19 @@ fn kind(node: &NodeEnum, walk: &Walk) -> Kind {
                 None => Kind::write("EXPLAIN of nothing"),
             }
         }
-        NodeEnum::PrepareStmt(prepare) => match prepare.query.as_ref().and_then(|query| query.node.as_ref()) {
-            Some(NodeEnum::SelectStmt(_)) => query(walk),
-            Some(other) => Kind::write(format!("PREPARE of {}", name(other))),
-            None => Kind::write("PREPARE of nothing"),
-        },
-        NodeEnum::DeclareCursorStmt(declare) => match declare.query.as_ref().and_then(|query| query.node.as_ref())
-        {
-            Some(NodeEnum::SelectStmt(_)) => query(walk),
-            _ => Kind::write("DECLARE of no query"),
-        },
+        NodeEnum::PrepareStmt(prepare) => {
+            match prepare.query.as_ref().and_then(|query| query.node.as_ref()) {
+                Some(NodeEnum::SelectStmt(_)) => query(walk),
+                Some(other) => Kind::write(format!("PREPARE of {}", name(other))),
+                None => Kind::write("PREPARE of nothing"),
+            }
+        }
+        NodeEnum::DeclareCursorStmt(declare) => {
+            match declare.query.as_ref().and_then(|query| query.node.as_ref()) {
+                Some(NodeEnum::SelectStmt(_)) => query(walk),
+                _ => Kind::write("DECLARE of no query"),
+            }
+        }
         NodeEnum::ExecuteStmt(_)
         | NodeEnum::FetchStmt(_)
         | NodeEnum::ClosePortalStmt(_)
@@ -149,7 +160,9 @@ fn kind(node: &NodeEnum, walk: &Walk) -> Kind {
             DiscardMode::Undefined => Kind::write("DISCARD"),
             _ => Kind::Session,
         },
-        NodeEnum::DeallocateStmt(_) | NodeEnum::UnlistenStmt(_) | NodeEnum::ConstraintsSetStmt(_) => Kind::Session,
+        NodeEnum::DeallocateStmt(_) | NodeEnum::UnlistenStmt(_) | NodeEnum::ConstraintsSetStmt(_) => {
+            Kind::Session
+        }
         // 1 is ACCESS SHARE, which every SELECT takes.
         NodeEnum::LockStmt(lock) if lock.mode == 1 => Kind::Session,
         NodeEnum::LockStmt(_) => Kind::write("LOCK"),
@@ -239,7 +252,9 @@ fn variable(set: &pg_query::protobuf::VariableSetStmt) -> Kind {
         }
         VariableSetKind::VarSetValue | VariableSetKind::VarSetCurrent => Kind::Session,
         // The gateway's pins are startup parameters: what they are reset to is what they were.
-        VariableSetKind::VarSetDefault | VariableSetKind::VarReset | VariableSetKind::VarResetAll => Kind::Session,
+        VariableSetKind::VarSetDefault | VariableSetKind::VarReset | VariableSetKind::VarResetAll => {
+            Kind::Session
+        }
         VariableSetKind::Undefined => Kind::write("SET"),
     }
 }
@@ -269,6 +284,15 @@ impl Walk {
 
     fn object(&mut self, fields: &serde_json::Map<String, Value>) {
         if let Some(name) = fields.get("funcname").and_then(dotted) {
+            if name.rsplit('.').next() == Some("set_config") {
+                let setting = fields.get("args").and_then(|arguments| arguments.get(0)).and_then(constant);
+                self.names.set_config.push(setting);
+            }
+            self.names.functions.insert(name);
+        }
+        if fields.contains_key("repeatable")
+            && let Some(name) = fields.get("method").and_then(dotted)
+        {
             self.names.functions.insert(name);
         }
         if fields.contains_key("typmods")
@@ -279,8 +303,11 @@ impl Walk {
         if let (Some(Value::String(catalog)), Some(Value::String(schema)), Some(Value::String(name))) =
             (fields.get("catalogname"), fields.get("schemaname"), fields.get("relname"))
         {
-            let parts: Vec<&str> =
-                [catalog, schema, name].into_iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+            let parts: Vec<&str> = [catalog, schema, name]
+                .into_iter()
+                .map(String::as_str)
+                .filter(|part| !part.is_empty())
+                .collect();
             self.names.tables.insert(parts.join("."));
         }
     }
@@ -296,7 +323,8 @@ impl Walk {
             "locking_clause" | "LockingClause" if filled => Some("row locks".to_owned()),
             // Read already where they stand alone; inside of these they are what is planned, kept or run.
             "SelectStmt" | "ExecuteStmt" | "DeclareCursorStmt" => None,
-            "ExplainStmt" | "PrepareStmt" | "FetchStmt" | "ClosePortalStmt" | "VariableShowStmt" | "CopyStmt" => None,
+            "ExplainStmt" | "PrepareStmt" | "FetchStmt" | "ClosePortalStmt" | "VariableShowStmt"
+            | "CopyStmt" => None,
             _ if name.ends_with("Stmt") && name.starts_with(|first: char| first.is_ascii_uppercase()) => {
                 Some(name.to_owned())
             }
@@ -310,17 +338,42 @@ impl Walk {
         {
             self.names.operators.insert(symbol);
         }
+        if matches!(name, "using_op" | "useOp" | "oper_name")
+            && let Some(symbol) = dotted(inner)
+        {
+            self.names.operators.insert(symbol);
+        }
+        let names = match name {
+            "ColumnRef" => inner.get("fields").and_then(Value::as_array).map(|fields| fields.iter().skip(1)),
+            "AIndirection" => {
+                inner.get("indirection").and_then(Value::as_array).map(|fields| fields.iter().skip(0))
+            }
+            _ => None,
+        };
+        self.names.attributes.extend(names.into_iter().flatten().filter_map(string).map(str::to_owned));
     }
 }
 
 /// A list of names as one, with dots between.
 fn dotted(list: &Value) -> Option<String> {
-    let parts: Vec<&str> = list
-        .as_array()?
-        .iter()
-        .filter_map(|item| item.get("node")?.get("String")?.get("sval")?.as_str())
-        .collect();
+    let parts: Vec<&str> = list.as_array()?.iter().filter_map(string).collect();
     (!parts.is_empty()).then(|| parts.join("."))
+}
+
+fn string(item: &Value) -> Option<&str> {
+    item.get("node")?.get("String")?.get("sval")?.as_str()
+}
+
+/// A constant of text.
+fn constant(item: &Value) -> Option<String> {
+    let value = item.get("node")?.get("AConst")?.get("val")?.get("Sval")?.get("sval")?.as_str()?;
+    Some(value.to_ascii_lowercase())
+}
+
+/// May a setting of this name be given any value?
+#[must_use]
+pub fn is_pinned(name: &str) -> bool {
+    PINNED.contains(&name)
 }
 
 #[cfg(test)]
@@ -404,7 +457,7 @@ mod tests {
              WHERE EXISTS (SELECT FROM v) ORDER BY k(1) LIMIT l()",
         );
         let names = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(" ");
-        assert_eq!(names(&seen.names.functions), "a.f g h k l");
+        assert_eq!(names(&seen.names.functions), "a.f g h k l m");
         assert_eq!(names(&seen.names.tables), "q.u v");
         assert_eq!(names(&seen.names.types), "s.t");
         assert_eq!(names(&seen.names.operators), "p.+");
@@ -424,7 +477,8 @@ mod tests {
         let text = format!("SELECT {}DELETE{}", "(".repeat(300), ")".repeat(300));
         let seen = with_stack(|| read(&text.replace("DELETE", "f(1)"))).unwrap();
         assert!(seen[0].names.functions.contains("f"));
-        let nested = (0..120).fold("SELECT 1 FROM t FOR UPDATE".to_owned(), |inner, _| format!("SELECT ({inner})"));
+        let nested =
+            (0..120).fold("SELECT 1 FROM t FOR UPDATE".to_owned(), |inner, _| format!("SELECT ({inner})"));
         assert!(with_stack(|| read(&nested)).unwrap()[0].kind.is_write());
     }
 }

@@ -9,7 +9,11 @@ use std::collections::HashMap;
 pub enum Item {
     Statement(Statement),
     /// A backslash command that ends no statement: its name without the backslash, and what follows it.
-    Command { line: usize, name: String, arguments: Vec<String> },
+    Command {
+        line: usize,
+        name: String,
+        arguments: Vec<String>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +38,19 @@ pub struct Script {
 }
 
 /// What ends a statement beside `;`.
-const SENDERS: &[&str] =
-    &["g", "gx", "gset", "gexec", "gdesc", "crosstabview", "watch", "bind", "bind_named", "parse", "sendpipeline"];
+const SENDERS: &[&str] = &[
+    "g",
+    "gx",
+    "gset",
+    "gexec",
+    "gdesc",
+    "crosstabview",
+    "watch",
+    "bind",
+    "bind_named",
+    "parse",
+    "sendpipeline",
+];
 
 impl Script {
     #[must_use]
@@ -152,7 +167,9 @@ impl Script {
 
     fn word(&mut self) -> String {
         let mut word = String::new();
-        while let Some(letter) = self.peek(0).filter(|letter| letter.is_alphanumeric() || "_$".contains(*letter)) {
+        while let Some(letter) =
+            self.peek(0).filter(|letter| letter.is_alphanumeric() || "_$".contains(*letter))
+        {
             self.take();
             word.push(letter);
         }
@@ -203,9 +220,9 @@ impl Script {
     fn dollar(&mut self, text: &mut String) {
         let mut tag = String::from("$");
         let mut ahead = 1;
-        while let Some(letter) =
-            self.peek(ahead).filter(|letter| letter.is_alphanumeric() && (ahead > 1 || !letter.is_numeric()) || *letter == '_')
-        {
+        while let Some(letter) = self.peek(ahead).filter(|letter| {
+            letter.is_alphanumeric() && (ahead > 1 || !letter.is_numeric()) || *letter == '_'
+        }) {
             tag.push(letter);
             ahead += 1;
         }
@@ -245,8 +262,12 @@ impl Script {
             ('{', known) if closed(2 + length, '}') => {
                 (if known.is_some() { "TRUE" } else { "FALSE" }.to_owned(), length + 4)
             }
-            ('\'', Some(value)) if closed(1 + length, '\'') => (format!("'{}'", value.replace('\'', "''")), length + 3),
-            ('"', Some(value)) if closed(1 + length, '"') => (format!("\"{}\"", value.replace('"', "\"\"")), length + 3),
+            ('\'', Some(value)) if closed(1 + length, '\'') => {
+                (format!("'{}'", value.replace('\'', "''")), length + 3)
+            }
+            ('"', Some(value)) if closed(1 + length, '"') => {
+                (format!("\"{}\"", value.replace('"', "\"\"")), length + 3)
+            }
             (' ', Some(value)) => (value.clone(), length + 1),
             _ => (":".to_owned(), 1),
         };
@@ -270,7 +291,9 @@ impl Script {
             _ => {}
         }
         let mut name = String::new();
-        while let Some(letter) = self.peek(0).filter(|letter| !letter.is_ascii_whitespace() && *letter != '\\') {
+        while let Some(letter) =
+            self.peek(0).filter(|letter| !letter.is_ascii_whitespace() && *letter != '\\')
+        {
             self.take();
             name.push(letter);
         }
@@ -439,7 +462,9 @@ mod tests {
         while let Some(item) = script.next_item() {
             items.push(match item {
                 Item::Statement(Statement { line, text, sent_by: None }) => format!("{line}: {text}"),
-                Item::Statement(Statement { line, text, sent_by: Some((name, _)) }) => format!("{line}: {text} \\{name}"),
+                Item::Statement(Statement { line, text, sent_by: Some((name, _)) }) => {
+                    format!("{line}: {text} \\{name}")
+                }
                 Item::Command { name, arguments, .. } => format!("\\{name} {}", arguments.join("|")),
             });
         }
@@ -449,13 +474,16 @@ mod tests {
     #[test]
     fn statements_end_where_psql_ends_them() {
         assert_eq!(items("-- c ;\n\nselect 1;select 2\n;"), ["3: select 1", "3: select 2"]);
-        assert_eq!(items("select ';', E'\\';', \";\", $$;$$, $a$;$$;$a$;"), [
-            "1: select ';', E'\\';', \";\", $$;$$, $a$;$$;$a$"
-        ]);
-        assert_eq!(items("create rule r as do (delete from t; select 1);"), [
-            "1: create rule r as do (delete from t; select 1)"
-        ]);
-        let body = "create function f() returns int begin atomic select 1; select case when true then 1 end; end";
+        assert_eq!(
+            items("select ';', E'\\';', \";\", $$;$$, $a$;$$;$a$;"),
+            ["1: select ';', E'\\';', \";\", $$;$$, $a$;$$;$a$"]
+        );
+        assert_eq!(
+            items("create rule r as do (delete from t; select 1);"),
+            ["1: create rule r as do (delete from t; select 1)"]
+        );
+        let body =
+            "create function f() returns int begin atomic select 1; select case when true then 1 end; end";
         assert_eq!(items(&format!("{body};select 2;")), [format!("1: {body}"), "1: select 2".to_owned()]);
         assert_eq!(items("begin;select 1;end;"), ["1: begin", "1: select 1", "1: end"]);
         assert_eq!(items("select 1\\; select 2;"), ["1: select 1; select 2"]);
@@ -464,13 +492,18 @@ mod tests {
 
     #[test]
     fn commands_and_variables() {
-        assert_eq!(items("\\set y 'p q' r\nselect 1 as a \\gset p_\nselect :x, :'x', :y::text, a::x;"), [
-            "\\set y|p q|r",
-            "2: select 1 as a \\gset",
-            "3: select a'b, 'a''b', :y::text, a::x",
-        ]);
-        assert_eq!(items("\\if :{?x}\nselect 1;\n\\else\nselect 2;\n\\endif\nselect 3;"), ["2: select 1", "6: select 3"]);
-        assert_eq!(items("\\if false\nselect 1;\n\\elif true\nselect 2;\n\\else\nselect 3;\n\\endif"), ["4: select 2"]);
+        assert_eq!(
+            items("\\set y 'p q' r\nselect 1 as a \\gset p_\nselect :x, :'x', :y::text, a::x;"),
+            ["\\set y|p q|r", "2: select 1 as a \\gset", "3: select a'b, 'a''b', :y::text, a::x",]
+        );
+        assert_eq!(
+            items("\\if :{?x}\nselect 1;\n\\else\nselect 2;\n\\endif\nselect 3;"),
+            ["2: select 1", "6: select 3"]
+        );
+        assert_eq!(
+            items("\\if false\nselect 1;\n\\elif true\nselect 2;\n\\else\nselect 3;\n\\endif"),
+            ["4: select 2"]
+        );
     }
 
     #[test]

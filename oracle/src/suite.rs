@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 pub fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     // A copy of the scripts alone will do for parsing.
     let sql = if folder.join("sql").is_dir() { folder.join("sql") } else { folder.to_owned() };
-    let mut all: Vec<PathBuf> = std::fs::read_dir(&sql)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()?;
+    let mut all: Vec<PathBuf> =
+        std::fs::read_dir(&sql)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     all.retain(|path| path.extension().is_some_and(|extension| extension == "sql"));
     all.sort();
     let schedule = std::fs::read_to_string(folder.join("parallel_schedule")).unwrap_or_default();

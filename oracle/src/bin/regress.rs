@@ -56,7 +56,10 @@ fn run(folder: &std::path::Path, output: &std::path::Path) {
             match (reads, refusal) {
                 (true, None) => {
                     count("reads admitted");
-                    if select { count("queries"); count("queries parsed"); }
+                    if select {
+                        count("queries");
+                        count("queries parsed");
+                    }
                 }
                 (false, None) => {
                     count("ADMITTED WRITES");
@@ -64,8 +67,14 @@ fn run(folder: &std::path::Path, output: &std::path::Path) {
                 }
                 (true, Some(refusal)) => {
                     count(&format!("reads refused: {}", refusal.class.as_str()));
-                    let unverified = refusal.class.as_str() == "unverified" || refusal.class.as_str() == "write";
-                    if select { count("queries"); if !unverified { count("queries parsed"); } }
+                    let unverified =
+                        refusal.class.as_str() == "unverified" || refusal.class.as_str() == "write";
+                    if select {
+                        count("queries");
+                        if !unverified {
+                            count("queries parsed");
+                        }
+                    }
                     if unverified {
                         refused.push(Refused {
                             file: path.file_name().unwrap().to_string_lossy().into_owned(),
