@@ -47,7 +47,7 @@ pub struct Found {
     pub kind: FoundKind,
     /// As PostgreSQL would look it up, `[database.][schema.]name`: folded, decoded, cut.
     pub name: Vec<String>,
-    /// Byte offset into the text, of the last part of the name; `None` where syntax implies the name.
+    /// Byte offset into the text, of the last part of the name (in COPY the first); `None` where syntax implies the name.
     pub offset: Option<usize>,
 }
 
@@ -93,9 +93,8 @@ fn of_statement(tokens: &[Token<'_>], notes: &Notes) -> bool {
         mode: Mode::ReadOnly,
     };
     let whole = match &statement {
-        // These name tables that no walk looks at.
-        statement::Statement::CopyOut { query: None } | statement::Statement::LockAccessShare => false,
-        statement::Statement::Write { .. } => false,
+        // LOCK names tables that no walk looks at.
+        statement::Statement::LockAccessShare | statement::Statement::Write { .. } => false,
         // A setting that is refused names nothing else.
         statement::Statement::Set { .. } | statement::Statement::Reset { .. } => true,
         statement => judge.statement(statement).is_ok(),
@@ -210,7 +209,7 @@ mod tests {
             written,
             [(Relation, "a.b".to_owned()), (Function, "f".to_owned()), (Relation, "d".to_owned())]
         );
-        assert_eq!(names("COPY public.t TO STDOUT"), [(Relation, "public.t".to_owned(), Some("t"))]);
+        assert_eq!(names("COPY public.t TO STDOUT"), [(Relation, "public.t".to_owned(), Some("public"))]);
     }
 
     #[test]

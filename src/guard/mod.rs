@@ -12,7 +12,7 @@ use crate::sql::Limits;
 use crate::sql::catalogue::Catalogue;
 use crate::sql::lexer::{self, Kind, LexError, Problem, Token};
 use crate::sql::parse::{self, ParseError, Tree};
-use crate::sql::statement::{self, Query, SetValue, Statement, Transaction};
+use crate::sql::statement::{self, Copied, Query, SetValue, Statement, Transaction};
 
 mod cache;
 mod found;
@@ -207,10 +207,16 @@ impl Judge<'_> {
     fn statement(&self, statement: &Statement<'_, '_>) -> Outcome {
         let none = |class| Ok((class, Effect::None));
         match statement {
-            Statement::Query(query) | Statement::Declare { query } => {
+            Statement::Query(query) => {
                 self.query(query)?;
                 none(READ)
             }
+            Statement::Declare { name, hold, query } => {
+                self.query(query)?;
+                Ok((READ, Effect::Declare { name: name.as_str().into(), hold: *hold }))
+            }
+            Statement::Fetch { name } => Ok((READ, Effect::Fetch { name: name.as_str().into() })),
+            Statement::Close { name } => Ok((READ, Effect::Close { name: name.as_deref().map(Box::from) })),
             Statement::Explain { analyze, inner } => self.explain(*analyze, inner),
             Statement::Prepare { name, types, inner } => {
                 if let Some(types) = types {
@@ -229,13 +235,16 @@ impl Judge<'_> {
             Statement::Deallocate { name: Some(name) } => {
                 Ok((SESSION, Effect::Deallocate { name: name.as_str().into() }))
             }
-            Statement::CopyOut { query } => {
-                if let Some(query) = query {
-                    self.query(query)?;
-                }
+            Statement::CopyOut(Copied::Query(query)) => {
+                self.query(query)?;
                 none(READ)
             }
-            Statement::Cursor | Statement::Show | Statement::LockAccessShare => none(READ),
+            Statement::CopyOut(Copied::Table { name, offset }) => {
+                let name: Vec<&str> = name.iter().map(String::as_str).collect();
+                self.walk.table(&name, Some(*offset))?;
+                none(READ)
+            }
+            Statement::Show | Statement::LockAccessShare => none(READ),
             Statement::Transaction(Transaction::Modes(modes)) => match modes.read_write {
                 Some(at) => Err(Refusal::mode().at(Some(at))),
                 None => none(TRANSACTION),
@@ -262,7 +271,7 @@ impl Judge<'_> {
     fn explain(&self, analyze: bool, inner: &Statement<'_, '_>) -> Outcome {
         match inner {
             Statement::Query(_) | Statement::Execute { .. } => self.statement(inner),
-            Statement::Declare { query } if !analyze => {
+            Statement::Declare { query, .. } if !analyze => {
                 self.query(query)?;
                 Ok((READ, Effect::None))
             }
@@ -326,6 +335,9 @@ impl Judge<'_> {
                 written(match statement {
                     Statement::Prepare { name, .. } => Effect::Prepare { name: name.as_str().into() },
                     Statement::Execute { name, .. } => Effect::Execute { name: name.as_str().into() },
+                    Statement::Declare { name, hold, .. } => {
+                        Effect::Declare { name: name.as_str().into(), hold: *hold }
+                    }
                     Statement::Explain { inner, .. } => match &**inner {
                         Statement::Execute { name, .. } => Effect::Execute { name: name.as_str().into() },
                         _ => Effect::None,
