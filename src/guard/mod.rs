@@ -3,7 +3,7 @@
 //! Invariant: a [`Permit`] is made in this room only, and only for text that was judged here; what
 //! is not known to be harmless is refused. Nothing here performs I/O.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 
@@ -64,7 +64,7 @@ pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refu
     if ctx.mode == Mode::ReadWrite {
         return Ok(());
     }
-    let names = Names { catalogue: ctx.catalogue };
+    let names = Names { catalogue: ctx.catalogue, judging: RefCell::default() };
     for oid in types.get(2..).unwrap_or_default().chunks_exact(4) {
         let oid = oid.iter().fold(0, |oid, byte| oid << 8 | u32::from(*byte));
         let judged = match ctx.catalogue.type_name(oid) {
@@ -179,7 +179,7 @@ fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Outcome {
     };
     let judge = Judge {
         walk: Walk {
-            names: Names { catalogue: ctx.catalogue },
+            names: Names { catalogue: ctx.catalogue, judging: RefCell::default() },
             set_config: Cell::new(0),
             with: Cell::new(false),
         },
