@@ -3,7 +3,7 @@
 //! Invariant: a [`Permit`] is made in this room only, and only for text that was judged here; what
 //! is not known to be harmless is refused. Nothing here performs I/O.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 
@@ -71,7 +71,7 @@ pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refu
     for oid in types.get(2..).unwrap_or_default().chunks_exact(4) {
         let oid = oid.iter().fold(0, |oid, byte| oid << 8 | u32::from(*byte));
         let met = Met::default();
-        let names = Names { catalogue: ctx.catalogue, met: &met, notes: None };
+        let names = Names { catalogue: ctx.catalogue, met: &met, notes: None, judging: RefCell::default() };
         let judged = match ctx.catalogue.type_name(oid) {
             Some(None) => Ok(()),
             Some(Some((schema, name))) => names.r#type(&[schema, name], None),
@@ -192,7 +192,7 @@ fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Outcome {
     let met = Met::default();
     let judge = Judge {
         walk: Walk {
-            names: Names { catalogue: ctx.catalogue, met: &met, notes: None },
+            names: Names { catalogue: ctx.catalogue, met: &met, notes: None, judging: RefCell::default() },
             set_config: Cell::new(0),
             with: Cell::new(false),
         },

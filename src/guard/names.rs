@@ -3,6 +3,8 @@
 //! Invariant: a name is admitted when everything it could mean is harmless, and refused when nothing
 //! of that name is known.
 
+use std::cell::RefCell;
+
 use super::found::{Found, FoundKind, Notes};
 use super::met::Met;
 use crate::guard::Refusal;
@@ -66,12 +68,13 @@ const VALUES: &[&str] = &[
     "user",
 ];
 
-#[derive(Clone, Copy)]
 pub(super) struct Names<'c> {
     pub catalogue: &'c Catalogue,
     pub met: &'c Met<'c>,
     /// Where names are written down; then nothing is judged.
     pub notes: Option<&'c Notes>,
+    /// Types whose CHECKs are being judged: one that its own CHECK names is judged once.
+    pub judging: RefCell<Vec<&'c Type>>,
 }
 
 /// Does `schema`, where one is given, leave this entry?
@@ -274,13 +277,17 @@ impl<'c> Names<'c> {
             if let Some(why) = &of.later {
                 self.met.later(|| Refusal::denied("cast to", last).because(why.as_ref()).at(offset));
             }
-            for check in &of.checks {
-                self.check(check).map_err(|refusal| {
-                    Refusal::denied("type", last)
-                        .because(format!("Its CHECK constraint is not harmless ({}).", refusal.message))
-                        .at(offset)
-                })?;
+            if self.judging.borrow().iter().any(|outer| std::ptr::eq(*outer, of)) {
+                continue;
             }
+            self.judging.borrow_mut().push(of);
+            let judged = of.checks.iter().try_for_each(|check| self.check(check));
+            self.judging.borrow_mut().pop();
+            judged.map_err(|refusal| {
+                Refusal::denied("type", last)
+                    .because(format!("Its CHECK constraint is not harmless ({}).", refusal.message))
+                    .at(offset)
+            })?;
         }
         if known {
             return Ok(());
