@@ -3,6 +3,7 @@
 //! Invariant: a [`Picture`] is whole. What could not be read to its end is no picture.
 
 pub mod file;
+pub mod openmetadata;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
