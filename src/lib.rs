@@ -12,10 +12,12 @@
 //! | 3 | [`upstream`] | dial, authenticate, pin, lease; every query method asks for a permit |
 //! | 2 | [`guard`] | a parsed statement in, permit or refusal out |
 //! | 1 | [`sql`], [`wire`], [`config`] | text to tree; bytes to frames; settings to validated types |
+//! | 1 | [`audit`] | events, their OCSF form, the spool on disk |
 //! | 0 | [`document`] | the policy document as people and the loop write it |
 //! | 0 | [`ids`], [`sqlstate`], [`metrics`], [`status`] | names, codes, handles |
 
 pub mod app;
+pub mod audit;
 pub mod config;
 pub mod document;
 pub mod guard;
