@@ -5,3 +5,4 @@
 
 pub mod catalog;
 pub mod planner;
+pub mod publisher;
