@@ -257,7 +257,7 @@ proptest! {
                 }
                 Step::Complete | Step::Deliver => {}
                 Step::Reopen => {
-                    open = None;
+                    drop(open.take());
                     open = Some(self::spool(&folder, ROOMY));
                 }
             }

@@ -202,15 +202,11 @@ fn statements(event: &Event, statements: &Statements) -> Map<String, Value> {
     // 1 Allowed, 2 Blocked.
     map.insert("disposition_id".into(), status.into());
     map.insert("count".into(), statements.count.into());
-    let (name, uid) = match &statements.end_user {
-        Some(end_user) => (end_user, Some(&*statements.client_user)),
-        None => (&statements.client_user, None),
+    // Behind an engine the account says who vouches for the name.
+    let user = match &statements.end_user {
+        Some(end_user) => json!({"name": &**end_user, "account": {"name": &*statements.client_user}}),
+        None => json!({"name": &*statements.client_user}),
     };
-    let mut user = json!({"name": &**name});
-    if let Some(engine) = uid {
-        // Who vouches for the name.
-        user["account"] = json!({ "name": engine });
-    }
     map.insert("actor".into(), json!({ "user": user }));
     map.insert("database".into(), json!({"name": &*statements.source, "type_id": 1}));
     let mut tables: Vec<&str> = Vec::new();

@@ -3,6 +3,7 @@
 //! Invariant: pure and deterministic. The same input gives the same plan whatever its order, a plan that
 //! was carried out leaves nothing to plan, and entries of people are read and never planned for.
 
+pub mod safety;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
