@@ -43,9 +43,8 @@ pub enum Statement<'t, 'a> {
     Close {
         name: Option<String>,
     },
-    CopyOut {
-        query: Option<Query<'t, 'a>>,
-    },
+    /// COPY … TO STDOUT
+    CopyOut(Copied<'t, 'a>),
     Show,
     /// LOCK … IN ACCESS SHARE MODE
     LockAccessShare,
@@ -78,6 +77,13 @@ pub enum Statement<'t, 'a> {
         tag: String,
         offset: usize,
     },
+}
+
+/// What COPY reads.
+#[derive(Clone, Debug)]
+pub enum Copied<'t, 'a> {
+    Query(Query<'t, 'a>),
+    Table { name: Vec<String>, offset: usize },
 }
 
 /// A query: its tokens and its tree.
@@ -183,15 +189,18 @@ impl<'t, 'a> Cursor<'t, 'a> {
     }
 
     /// `a.b.c`
-    fn qualified_name(&mut self) -> Result<()> {
-        self.name()?;
+    fn qualified_name(&mut self) -> Result<Vec<String>> {
+        let mut name = vec![self.name()?];
         while self.accept_kind(Kind::Dot) {
-            match self.peek().map(|token| token.kind) {
-                Some(Kind::Word(_) | Kind::Quoted) => self.at += 1,
+            match self.peek() {
+                Some(token) if matches!(token.kind, Kind::Word(_) | Kind::Quoted) => {
+                    name.push(token.text.clone().into_owned());
+                    self.at += 1;
+                }
                 _ => return self.error(),
             }
         }
-        Ok(())
+        Ok(name)
     }
 
     fn rest(&self) -> &'t [Token<'a>] {
@@ -463,10 +472,10 @@ fn fetch<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
 
 fn copy<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Statement<'t, 'a>> {
     let write = |tag: &str| Ok(Statement::Write { tag: tag.to_owned(), offset: first.start });
-    let mut copied = None;
+    let copied;
     if cursor.accept_kind(Kind::LeftParen) {
         match inner(cursor.bracketed()?)? {
-            Statement::Query(query) => copied = Some(query),
+            Statement::Query(query) => copied = Copied::Query(query),
             write @ Statement::Write { .. } => return Ok(write),
             _ => return cursor.error(),
         }
@@ -474,7 +483,8 @@ fn copy<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Stateme
         if cursor.ahead(1).is_some_and(|token| token.is_column_name()) {
             cursor.accept("binary");
         }
-        cursor.qualified_name()?;
+        let offset = cursor.peek().map_or(0, |token| token.start);
+        copied = Copied::Table { name: cursor.qualified_name()?, offset };
         if cursor.accept_kind(Kind::LeftParen) {
             let columns = cursor.bracketed()?;
             if let Some(token) =
@@ -508,7 +518,7 @@ fn copy<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Stateme
             return Err(ParseError::at(Some(token)));
         }
     }
-    Ok(Statement::CopyOut { query: copied })
+    Ok(Statement::CopyOut(copied))
 }
 
 fn show(cursor: &mut Cursor<'_, '_>) -> Result<()> {
@@ -519,7 +529,8 @@ fn show(cursor: &mut Cursor<'_, '_>) -> Result<()> {
     {
         return Ok(());
     }
-    cursor.qualified_name()
+    cursor.qualified_name()?;
+    Ok(())
 }
 
 fn lock<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Statement<'t, 'a>> {
