@@ -79,8 +79,8 @@ pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refu
         };
         // The text was judged, or will be, as one without values of it.
         let judged = judged.and_then(|()| match met.carries.get() {
-            false => Ok(()),
-            true => Err(Refusal::denied("parameter type", &oid.to_string())
+            0 => Ok(()),
+            _ => Err(Refusal::denied("parameter type", &oid.to_string())
                 .because("Some operator over values of it is not harmless.")
                 .hint("Write a cast to it in the statement.")),
         });
