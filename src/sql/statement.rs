@@ -30,13 +30,21 @@ pub enum Statement<'t, 'a> {
     },
     /// DECLARE … CURSOR FOR
     Declare {
+        name: String,
+        /// WITH HOLD: it outlives its transaction.
+        hold: bool,
         query: Query<'t, 'a>,
     },
-    /// FETCH, MOVE, CLOSE: they name a cursor and run nothing that was not judged.
-    Cursor,
-    CopyOut {
-        query: Option<Query<'t, 'a>>,
+    /// FETCH and MOVE: they go on with what a cursor was declared or a portal bound for.
+    Fetch {
+        name: String,
     },
+    /// CLOSE; `None` is ALL.
+    Close {
+        name: Option<String>,
+    },
+    /// COPY … TO STDOUT
+    CopyOut(Copied<'t, 'a>),
     Show,
     /// LOCK … IN ACCESS SHARE MODE
     LockAccessShare,
@@ -69,6 +77,13 @@ pub enum Statement<'t, 'a> {
         tag: String,
         offset: usize,
     },
+}
+
+/// What COPY reads.
+#[derive(Clone, Debug)]
+pub enum Copied<'t, 'a> {
+    Query(Query<'t, 'a>),
+    Table { name: Vec<String>, offset: usize },
 }
 
 /// A query: its tokens and its tree.
@@ -174,15 +189,18 @@ impl<'t, 'a> Cursor<'t, 'a> {
     }
 
     /// `a.b.c`
-    fn qualified_name(&mut self) -> Result<()> {
-        self.name()?;
+    fn qualified_name(&mut self) -> Result<Vec<String>> {
+        let mut name = vec![self.name()?];
         while self.accept_kind(Kind::Dot) {
-            match self.peek().map(|token| token.kind) {
-                Some(Kind::Word(_) | Kind::Quoted) => self.at += 1,
+            match self.peek() {
+                Some(token) if matches!(token.kind, Kind::Word(_) | Kind::Quoted) => {
+                    name.push(token.text.clone().into_owned());
+                    self.at += 1;
+                }
                 _ => return self.error(),
             }
         }
-        Ok(())
+        Ok(name)
     }
 
     fn rest(&self) -> &'t [Token<'a>] {
@@ -260,10 +278,8 @@ pub fn parse<'t, 'a>(tokens: &'t [Token<'a>]) -> Result<Statement<'t, 'a>> {
         "declare" => return declare(cursor),
         "fetch" | "move" => return fetch(cursor),
         "close" => {
-            if !cursor.accept("all") {
-                cursor.name()?;
-            }
-            Statement::Cursor
+            let all = cursor.accept("all");
+            Statement::Close { name: if all { None } else { Some(cursor.name()?) } }
         }
         "copy" => return copy(cursor, first),
         "show" => {
@@ -419,15 +435,16 @@ fn execute<'t, 'a>(cursor: &mut Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
 }
 
 fn declare<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
-    cursor.name()?;
+    let name = cursor.name()?;
     while ["binary", "asensitive", "insensitive", "scroll"].iter().any(|word| cursor.accept(word))
         || cursor.accept_all(&["no", "scroll"])
     {}
     cursor.expect("cursor")?;
-    let _ = cursor.accept_all(&["with", "hold"]) || cursor.accept_all(&["without", "hold"]);
+    let hold = cursor.accept_all(&["with", "hold"]);
+    let _ = hold || cursor.accept_all(&["without", "hold"]);
     cursor.expect("for")?;
     match inner(cursor.rest())? {
-        Statement::Query(query) => Ok(Statement::Declare { query }),
+        Statement::Query(query) => Ok(Statement::Declare { name, hold, query }),
         write @ Statement::Write { .. } => Ok(write),
         _ => cursor.error(),
     }
@@ -448,17 +465,17 @@ fn fetch<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
             return cursor.error();
         }
     }
-    cursor.name()?;
+    let name = cursor.name()?;
     cursor.expect_end()?;
-    Ok(Statement::Cursor)
+    Ok(Statement::Fetch { name })
 }
 
 fn copy<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Statement<'t, 'a>> {
     let write = |tag: &str| Ok(Statement::Write { tag: tag.to_owned(), offset: first.start });
-    let mut copied = None;
+    let copied;
     if cursor.accept_kind(Kind::LeftParen) {
         match inner(cursor.bracketed()?)? {
-            Statement::Query(query) => copied = Some(query),
+            Statement::Query(query) => copied = Copied::Query(query),
             write @ Statement::Write { .. } => return Ok(write),
             _ => return cursor.error(),
         }
@@ -466,7 +483,8 @@ fn copy<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Stateme
         if cursor.ahead(1).is_some_and(|token| token.is_column_name()) {
             cursor.accept("binary");
         }
-        cursor.qualified_name()?;
+        let offset = cursor.peek().map_or(0, |token| token.start);
+        copied = Copied::Table { name: cursor.qualified_name()?, offset };
         if cursor.accept_kind(Kind::LeftParen) {
             let columns = cursor.bracketed()?;
             if let Some(token) =
@@ -500,7 +518,7 @@ fn copy<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Stateme
             return Err(ParseError::at(Some(token)));
         }
     }
-    Ok(Statement::CopyOut { query: copied })
+    Ok(Statement::CopyOut(copied))
 }
 
 fn show(cursor: &mut Cursor<'_, '_>) -> Result<()> {
@@ -511,7 +529,8 @@ fn show(cursor: &mut Cursor<'_, '_>) -> Result<()> {
     {
         return Ok(());
     }
-    cursor.qualified_name()
+    cursor.qualified_name()?;
+    Ok(())
 }
 
 fn lock<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Statement<'t, 'a>> {
