@@ -30,6 +30,7 @@ const SYNTAX: &[&str] = &[
     "xmlpi",
     "xmlroot",
     "xmlserialize",
+    "xmltable",
 ];
 
 /// Key words of versions from 16 on; before that, names of functions that somebody may have made.
@@ -43,6 +44,7 @@ const LATER_SYNTAX: &[&str] = &[
     "json_query",
     "json_scalar",
     "json_serialize",
+    "json_table",
     "json_value",
     "merge_action",
 ];
