@@ -17,6 +17,8 @@ use support::{Options, Postgres};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+/// What a client sends when it is told to write; `clients/transcript.py` says the same.
+const MARK: &str = "fedgate_trace_marker";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
@@ -86,6 +88,67 @@ async fn what_is_admitted_parses_on_the_server() {
     }
     assert!(wrong.is_empty(), "{} of {parsed}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(parsed > 300, "only {parsed} statements were tried");
+}
+
+/// What clients send to read, recorded from them: `scripts/record-statements`.
+fn recorded() -> Vec<(String, Vec<String>)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded");
+    let mut recorded: Vec<(String, Vec<String>)> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            let texts = serde_yaml_ng::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+            (path.file_name().unwrap().to_string_lossy().replace(".yaml", ""), texts)
+        })
+        .collect();
+    recorded.sort();
+    recorded
+}
+
+#[tokio::test]
+async fn what_clients_send_to_read_is_admitted() {
+    let server = Postgres::climscore(Options::default());
+    server.execute("climscore", include_str!("clients/objects.sql"));
+    let client = server.superuser_client("climscore").await;
+    let loaded = within(catalogue::load(&client)).await.unwrap();
+    let (limits, source) = (Limits::default(), SourceName::new("s"));
+    let ctx = Context { catalogue: &loaded, mode: Mode::ReadOnly, limits: &limits, source: &source };
+    let mut clients = Vec::new();
+    let (mut wrong, mut judged, mut marked) = (Vec::new(), 0, 0);
+    for (name, texts) in recorded() {
+        let writes = name.ends_with(".writes");
+        for text in &texts {
+            let refused = judge(text.as_bytes(), &ctx).steps.into_iter().find_map(|step| match step {
+                Step::Refuse(refusal) => Some(refusal.message),
+                Step::Admit(_) => None,
+            });
+            match refused {
+                Some(message) if !writes => wrong.push(format!("{name}: {text}\n    {message}")),
+                None if writes && text.contains(MARK) => wrong.push(format!("{name}: {text}\n    admitted")),
+                _ => {}
+            }
+            judged += usize::from(!writes);
+            marked += usize::from(writes && text.contains(MARK));
+        }
+        if !writes {
+            clients.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {judged}:\n{}", wrong.len(), wrong.join("\n"));
+    let all = [
+        "adbc",
+        "asyncpg",
+        "connectorx",
+        "django",
+        "pg_dump",
+        "pgjdbc",
+        "psql",
+        "psycopg",
+        "sqlalchemy",
+        "trino",
+    ];
+    assert_eq!(clients, all);
+    assert!(judged > 1000 && marked > 150, "only {judged} reads and {marked} writes were recorded");
 }
 
 #[tokio::test]

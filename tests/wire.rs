@@ -8,6 +8,8 @@ mod lives;
 #[path = "wire/raw.rs"]
 mod raw;
 mod support;
+#[path = "wire/time.rs"]
+mod time;
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -61,10 +63,10 @@ enum Do {
     Wait { kind: u8, count: usize },
 }
 
-fn plan(case: &Case) -> Vec<Do> {
+fn plan(steps: &[Step]) -> Vec<Do> {
     let mut plan = Vec::new();
     let mut bytes = Vec::new();
-    for step in &case.send {
+    for step in steps {
         let text = match step {
             Step::Repeat { times, send } => {
                 let mut send = send.clone();
@@ -124,7 +126,7 @@ fn play(case: &Case, whom: &Whom) -> Vec<Message> {
 
 fn converse(case: &Case, raw: &mut Raw, send: &Sender<Vec<u8>>) -> Vec<Message> {
     let mut answers = Vec::new();
-    for step in plan(case) {
+    for step in plan(&case.send) {
         match step {
             Do::Send(bytes) => send.send(bytes).unwrap_or_default(),
             Do::Wait { kind, count } => {

@@ -16,7 +16,9 @@ use crate::sql::parse::{self, ParseError, Tree};
 use crate::sql::statement::{self, Copied, Query, SetValue, Statement, Transaction};
 
 mod cache;
+mod found;
 mod function_call;
+mod met;
 mod names;
 mod permit;
 mod refusal;
@@ -27,11 +29,13 @@ mod verdict;
 mod walk;
 
 pub use cache::VerdictCache;
+pub use found::{Findings, Found, FoundKind, found};
 pub use function_call::{FunctionPermit, judge_function_call};
 pub use permit::Permit;
 pub use refusal::Refusal;
 pub use verdict::{Admitted, Effect, Form, Mode, Step, Verdict};
 
+use met::Met;
 use names::Names;
 use walk::Walk;
 
@@ -65,14 +69,22 @@ pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refu
     if ctx.mode == Mode::ReadWrite {
         return Ok(());
     }
-    let names = Names { catalogue: ctx.catalogue };
     for oid in types.get(2..).unwrap_or_default().chunks_exact(4) {
         let oid = oid.iter().fold(0, |oid, byte| oid << 8 | u32::from(*byte));
+        let met = Met::default();
+        let names = Names { catalogue: ctx.catalogue, met: &met, notes: None };
         let judged = match ctx.catalogue.type_name(oid) {
             Some(None) => Ok(()),
             Some(Some((schema, name))) => names.r#type(&[schema, name], None),
             None => names.r#type(&[&oid.to_string()], None),
         };
+        // The text was judged, or will be, as one without values of it.
+        let judged = judged.and_then(|()| match met.carries.get() {
+            false => Ok(()),
+            true => Err(Refusal::denied("parameter type", &oid.to_string())
+                .because("Some operator over values of it is not harmless.")
+                .hint("Write a cast to it in the statement.")),
+        });
         judged.map_err(|refusal| refusal.for_source(ctx.source))?;
     }
     Ok(())
@@ -178,15 +190,16 @@ fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Outcome {
         Ok(statement) => statement,
         Err(error) => return Err(of_parser(error)),
     };
+    let met = Met::default();
     let judge = Judge {
         walk: Walk {
-            names: Names { catalogue: ctx.catalogue },
+            names: Names { catalogue: ctx.catalogue, met: &met, notes: None },
             set_config: Cell::new(0),
             with: Cell::new(false),
         },
         mode: ctx.mode,
     };
-    let outcome = judge.statement(&statement);
+    let outcome = judge.statement(&statement).and_then(|admitted| met.judge(tokens).map(|()| admitted));
     match (ctx.mode, outcome) {
         (Mode::ReadWrite, Err(refusal)) => judge.for_writer(&statement, refusal),
         (_, outcome) => outcome,
@@ -206,10 +219,16 @@ impl Judge<'_> {
     fn statement(&self, statement: &Statement<'_, '_>) -> Outcome {
         let none = |class| Ok((class, Effect::None));
         match statement {
-            Statement::Query(query) | Statement::Declare { query } => {
+            Statement::Query(query) => {
                 self.query(query)?;
                 none(READ)
             }
+            Statement::Declare { name, hold, query } => {
+                self.query(query)?;
+                Ok((READ, Effect::Declare { name: name.as_str().into(), hold: *hold }))
+            }
+            Statement::Fetch { name } => Ok((READ, Effect::Fetch { name: name.as_str().into() })),
+            Statement::Close { name } => Ok((READ, Effect::Close { name: name.as_deref().map(Box::from) })),
             Statement::Explain { analyze, inner } => self.explain(*analyze, inner),
             Statement::Prepare { name, types, inner } => {
                 if let Some(types) = types {
@@ -237,7 +256,7 @@ impl Judge<'_> {
                 self.walk.table(&name, Some(*offset))?;
                 none(READ)
             }
-            Statement::Cursor | Statement::Show | Statement::LockAccessShare => none(READ),
+            Statement::Show | Statement::LockAccessShare => none(READ),
             Statement::Transaction(Transaction::Modes(modes)) => match modes.read_write {
                 Some(at) => Err(Refusal::mode().at(Some(at))),
                 None => none(TRANSACTION),
@@ -264,7 +283,7 @@ impl Judge<'_> {
     fn explain(&self, analyze: bool, inner: &Statement<'_, '_>) -> Outcome {
         match inner {
             Statement::Query(_) | Statement::Execute { .. } => self.statement(inner),
-            Statement::Declare { query } if !analyze => {
+            Statement::Declare { query, .. } if !analyze => {
                 self.query(query)?;
                 Ok((READ, Effect::None))
             }
@@ -283,7 +302,7 @@ impl Judge<'_> {
         let calls = self.walk.names.tokens(query.tokens)?;
         self.tree(&query.tree)?;
         // What the tokens show and the walk did not meet, the tree hides.
-        if self.walk.set_config.get() - before != calls {
+        if self.walk.names.notes.is_none() && self.walk.set_config.get() - before != calls {
             return Err(Refusal::function("set_config"));
         }
         Ok(())
@@ -332,6 +351,9 @@ impl Judge<'_> {
                 written(match statement {
                     Statement::Prepare { name, .. } => Effect::Prepare { name: name.as_str().into() },
                     Statement::Execute { name, .. } => Effect::Execute { name: name.as_str().into() },
+                    Statement::Declare { name, hold, .. } => {
+                        Effect::Declare { name: name.as_str().into(), hold: *hold }
+                    }
                     Statement::Explain { inner, .. } => match &**inner {
                         Statement::Execute { name, .. } => Effect::Execute { name: name.as_str().into() },
                         _ => Effect::None,
