@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::ids::{SourceName, StatementClass};
 use crate::sql::Limits;
 use crate::sql::catalogue::Catalogue;
+use crate::sql::front;
 use crate::sql::lexer::{self, Kind, LexError, Problem, Token};
 use crate::sql::parse::{self, ParseError, Tree};
 use crate::sql::statement::{self, Copied, Query, SetValue, Statement, Transaction};
@@ -308,9 +309,13 @@ impl Judge<'_> {
     }
 
     fn tree(&self, tree: &Tree) -> Result<(), Refusal> {
-        for literal in &tree.typed_literals {
-            let name: Vec<&str> = literal.name.iter().map(String::as_str).collect();
-            self.walk.names.r#type(&name, Some(literal.offset))?;
+        for front::Name { parts, offset } in &tree.beside.types {
+            let name: Vec<&str> = parts.iter().map(String::as_str).collect();
+            self.walk.names.r#type(&name, Some(*offset))?;
+        }
+        for front::Name { parts, offset } in &tree.beside.functions {
+            let name: Vec<&str> = parts.iter().map(String::as_str).collect();
+            self.walk.names.function(&name, false, true, Some(*offset))?;
         }
         self.walk.query(&tree.query)
     }

@@ -35,6 +35,7 @@ const SYNTAX: &[&str] = &[
     "xmlpi",
     "xmlroot",
     "xmlserialize",
+    "xmltable",
 ];
 
 /// Key words of versions from 16 on; before that, names of functions that somebody may have made.
@@ -48,6 +49,7 @@ const LATER_SYNTAX: &[&str] = &[
     "json_query",
     "json_scalar",
     "json_serialize",
+    "json_table",
     "json_value",
     "merge_action",
 ];
