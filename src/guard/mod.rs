@@ -3,18 +3,20 @@
 //! Invariant: a [`Permit`] is made in this room only, and only for text that was judged here; what
 //! is not known to be harmless is refused. Nothing here performs I/O.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 
 use crate::ids::{SourceName, StatementClass};
 use crate::sql::Limits;
 use crate::sql::catalogue::Catalogue;
+use crate::sql::front;
 use crate::sql::lexer::{self, Kind, LexError, Problem, Token};
 use crate::sql::parse::{self, ParseError, Tree};
 use crate::sql::statement::{self, Copied, Query, SetValue, Statement, Transaction};
 
 mod cache;
+mod found;
 mod function_call;
 mod met;
 mod names;
@@ -27,6 +29,7 @@ mod verdict;
 mod walk;
 
 pub use cache::VerdictCache;
+pub use found::{Findings, Found, FoundKind, found};
 pub use function_call::{FunctionPermit, judge_function_call};
 pub use permit::Permit;
 pub use refusal::Refusal;
@@ -69,7 +72,7 @@ pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refu
     for oid in types.get(2..).unwrap_or_default().chunks_exact(4) {
         let oid = oid.iter().fold(0, |oid, byte| oid << 8 | u32::from(*byte));
         let met = Met::default();
-        let names = Names { catalogue: ctx.catalogue, met: &met };
+        let names = Names { catalogue: ctx.catalogue, met: &met, notes: None, judging: RefCell::default() };
         let judged = match ctx.catalogue.type_name(oid) {
             Some(None) => Ok(()),
             Some(Some((schema, name))) => names.r#type(&[schema, name], None),
@@ -190,7 +193,7 @@ fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Outcome {
     let met = Met::default();
     let judge = Judge {
         walk: Walk {
-            names: Names { catalogue: ctx.catalogue, met: &met },
+            names: Names { catalogue: ctx.catalogue, met: &met, notes: None, judging: RefCell::default() },
             set_config: Cell::new(0),
             with: Cell::new(false),
         },
@@ -216,10 +219,16 @@ impl Judge<'_> {
     fn statement(&self, statement: &Statement<'_, '_>) -> Outcome {
         let none = |class| Ok((class, Effect::None));
         match statement {
-            Statement::Query(query) | Statement::Declare { query } => {
+            Statement::Query(query) => {
                 self.query(query)?;
                 none(READ)
             }
+            Statement::Declare { name, hold, query } => {
+                self.query(query)?;
+                Ok((READ, Effect::Declare { name: name.as_str().into(), hold: *hold }))
+            }
+            Statement::Fetch { name } => Ok((READ, Effect::Fetch { name: name.as_str().into() })),
+            Statement::Close { name } => Ok((READ, Effect::Close { name: name.as_deref().map(Box::from) })),
             Statement::Explain { analyze, inner } => self.explain(*analyze, inner),
             Statement::Prepare { name, types, inner } => {
                 if let Some(types) = types {
@@ -247,7 +256,7 @@ impl Judge<'_> {
                 self.walk.table(&name, Some(*offset))?;
                 none(READ)
             }
-            Statement::Cursor | Statement::Show | Statement::LockAccessShare => none(READ),
+            Statement::Show | Statement::LockAccessShare => none(READ),
             Statement::Transaction(Transaction::Modes(modes)) => match modes.read_write {
                 Some(at) => Err(Refusal::mode().at(Some(at))),
                 None => none(TRANSACTION),
@@ -274,7 +283,7 @@ impl Judge<'_> {
     fn explain(&self, analyze: bool, inner: &Statement<'_, '_>) -> Outcome {
         match inner {
             Statement::Query(_) | Statement::Execute { .. } => self.statement(inner),
-            Statement::Declare { query } if !analyze => {
+            Statement::Declare { query, .. } if !analyze => {
                 self.query(query)?;
                 Ok((READ, Effect::None))
             }
@@ -293,16 +302,20 @@ impl Judge<'_> {
         let calls = self.walk.names.tokens(query.tokens)?;
         self.tree(&query.tree)?;
         // What the tokens show and the walk did not meet, the tree hides.
-        if self.walk.set_config.get() - before != calls {
+        if self.walk.names.notes.is_none() && self.walk.set_config.get() - before != calls {
             return Err(Refusal::function("set_config"));
         }
         Ok(())
     }
 
     fn tree(&self, tree: &Tree) -> Result<(), Refusal> {
-        for literal in &tree.typed_literals {
-            let name: Vec<&str> = literal.name.iter().map(String::as_str).collect();
-            self.walk.names.r#type(&name, Some(literal.offset))?;
+        for front::Name { parts, offset } in &tree.beside.types {
+            let name: Vec<&str> = parts.iter().map(String::as_str).collect();
+            self.walk.names.r#type(&name, Some(*offset))?;
+        }
+        for front::Name { parts, offset } in &tree.beside.functions {
+            let name: Vec<&str> = parts.iter().map(String::as_str).collect();
+            self.walk.names.function(&name, false, true, Some(*offset))?;
         }
         self.walk.query(&tree.query)
     }
@@ -338,6 +351,9 @@ impl Judge<'_> {
                 written(match statement {
                     Statement::Prepare { name, .. } => Effect::Prepare { name: name.as_str().into() },
                     Statement::Execute { name, .. } => Effect::Execute { name: name.as_str().into() },
+                    Statement::Declare { name, hold, .. } => {
+                        Effect::Declare { name: name.as_str().into(), hold: *hold }
+                    }
                     Statement::Explain { inner, .. } => match &**inner {
                         Statement::Execute { name, .. } => Effect::Execute { name: name.as_str().into() },
                         _ => Effect::None,

@@ -3,6 +3,9 @@
 //! Invariant: a name is admitted when everything it could mean is harmless, and refused when nothing
 //! of that name is known.
 
+use std::cell::RefCell;
+
+use super::found::{Found, FoundKind, Notes};
 use super::met::Met;
 use crate::guard::Refusal;
 use crate::guard::refusal::short;
@@ -32,6 +35,7 @@ const SYNTAX: &[&str] = &[
     "xmlpi",
     "xmlroot",
     "xmlserialize",
+    "xmltable",
 ];
 
 /// Key words of versions from 16 on; before that, names of functions that somebody may have made.
@@ -45,6 +49,7 @@ const LATER_SYNTAX: &[&str] = &[
     "json_query",
     "json_scalar",
     "json_serialize",
+    "json_table",
     "json_value",
     "merge_action",
 ];
@@ -65,10 +70,13 @@ const VALUES: &[&str] = &[
     "user",
 ];
 
-#[derive(Clone, Copy)]
 pub(super) struct Names<'c> {
     pub catalogue: &'c Catalogue,
     pub met: &'c Met<'c>,
+    /// Where names are written down; then nothing is judged.
+    pub notes: Option<&'c Notes>,
+    /// Types whose CHECKs are being judged: one that its own CHECK names is judged once.
+    pub judging: RefCell<Vec<&'c Type>>,
 }
 
 /// Does `schema`, where one is given, leave this entry?
@@ -93,6 +101,14 @@ fn harm(name: &str, function: &Function) -> Option<Refusal> {
 }
 
 impl<'c> Names<'c> {
+    /// Writes a name down, if this is what the walk is for; then it need not be judged.
+    pub fn noted(&self, kind: FoundKind, name: &[&str], offset: Option<usize>) -> bool {
+        let Some(notes) = self.notes else { return false };
+        let name = name.iter().map(|part| (*part).to_owned()).collect();
+        notes.borrow_mut().push(Found { kind, name, offset });
+        true
+    }
+
     /// Splits `[database.][schema.]name`.
     fn parts<'n>(name: &[&'n str]) -> Option<(Option<&'n str>, &'n str)> {
         match name {
@@ -135,6 +151,9 @@ impl<'c> Names<'c> {
             {
                 return Ok(());
             }
+        }
+        if self.noted(FoundKind::Function, name, offset) {
+            return Ok(());
         }
         let mut known = false;
         for function in self.functions(schema, last) {
@@ -195,6 +214,9 @@ impl<'c> Names<'c> {
         let Some((schema, last)) = Self::parts(name) else {
             return Err(Refusal::unverified("improper qualified name").at(offset));
         };
+        if self.noted(FoundKind::Relation, name, offset) {
+            return Ok(());
+        }
         for relation in self.catalogue.relations(last) {
             if !in_schema(schema, &relation.schema) {
                 continue;
@@ -216,6 +238,9 @@ impl<'c> Names<'c> {
 
     /// `a.name`, which is `name(a)` when `a` has no such column, and a cast where no function fits.
     pub fn attribute(&self, name: &str, offset: Option<usize>) -> Result<()> {
+        if self.noted(FoundKind::Attribute, &[name], offset) {
+            return Ok(());
+        }
         for function in self.catalogue.functions(name) {
             if function.one_argument {
                 self.called(name, None, function, offset)?;
@@ -232,6 +257,9 @@ impl<'c> Names<'c> {
 
     /// A type that a value is made of.
     pub fn r#type(&self, name: &[&str], offset: Option<usize>) -> Result<()> {
+        if self.noted(FoundKind::Type, name, offset) {
+            return Ok(());
+        }
         let Some((schema, last)) = Self::parts(name) else {
             return Err(Refusal::unverified("improper qualified name").at(offset));
         };
@@ -245,13 +273,17 @@ impl<'c> Names<'c> {
             if let Some((types, why)) = &of.later {
                 self.met.later(*types, || Refusal::denied("cast to", last).because(why.as_ref()).at(offset));
             }
-            for check in &of.checks {
-                self.check(check).map_err(|refusal| {
-                    Refusal::denied("type", last)
-                        .because(format!("Its CHECK constraint is not harmless ({}).", refusal.message))
-                        .at(offset)
-                })?;
+            if self.judging.borrow().iter().any(|outer| std::ptr::eq(*outer, of)) {
+                continue;
             }
+            self.judging.borrow_mut().push(of);
+            let judged = of.checks.iter().try_for_each(|check| self.check(check));
+            self.judging.borrow_mut().pop();
+            judged.map_err(|refusal| {
+                Refusal::denied("type", last)
+                    .because(format!("Its CHECK constraint is not harmless ({}).", refusal.message))
+                    .at(offset)
+            })?;
         }
         if known {
             return Ok(());
@@ -285,6 +317,9 @@ impl<'c> Names<'c> {
 
     /// An operator by its symbol, whatever its operands.
     fn operator(&self, symbol: &str, schema: Option<&str>, offset: Option<usize>) -> Result<()> {
+        if self.noted(FoundKind::Operator, &[symbol], offset) {
+            return Ok(());
+        }
         for operator in self.catalogue.harmful_operators(symbol) {
             if !in_schema(schema, &operator.schema) {
                 continue;
@@ -322,6 +357,8 @@ impl<'c> Names<'c> {
             let offset = Some(token.start);
             match token.kind {
                 Kind::Operator => self.operator(&token.text, operator_schema(tokens, at), offset)?,
+                // The walk notes the others where they stand.
+                _ if self.notes.is_some() => {}
                 Kind::Word(_) | Kind::Quoted => {
                     if self.catalogue.has_harmful_operators() && matches!(token.kind, Kind::Word(_)) {
                         for symbol in implied_operators(&token.text) {

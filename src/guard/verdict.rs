@@ -65,6 +65,19 @@ pub enum Effect {
     Deallocate {
         name: Box<str>,
     },
+    /// `DECLARE name … CURSOR`
+    Declare {
+        name: Box<str>,
+        hold: bool,
+    },
+    /// `FETCH … name`, `MOVE … name`
+    Fetch {
+        name: Box<str>,
+    },
+    /// `CLOSE name`; `None`: all.
+    Close {
+        name: Option<Box<str>>,
+    },
     /// `DEALLOCATE ALL`, `DISCARD ALL`, `DISCARD PLANS` is none of these.
     DeallocateAll,
     /// `SET application_name = '…'` (session-wide): the relay puts the gateway's own prefix before it.

@@ -44,8 +44,6 @@ pub struct Judge {
     snapshot: Arc<Snapshot>,
     /// Generation of the snapshot that the session began with.
     began: u64,
-    /// The session could write once, and may have opened cursors that do.
-    wrote: bool,
     cache: Arc<VerdictCache>,
     metrics: SourceMetrics,
     /// Asks for a newer catalogue, when a function was not known.
@@ -64,8 +62,7 @@ impl Judge {
         stale: Arc<Notify>,
     ) -> Self {
         let began = snapshot.generation;
-        let wrote = snapshot.config.is_writer(&who.user);
-        Self { who, snapshots, snapshot, began, wrote, cache, metrics, stale, revoked: false }
+        Self { who, snapshots, snapshot, began, cache, metrics, stale, revoked: false }
     }
 
     pub fn mode(&self) -> Mode {
@@ -91,7 +88,6 @@ impl Judge {
                     let address = self.who.address.ip().to_canonical();
                     self.revoked |= !snapshot.config.allows(&self.who.user, address, self.who.certified);
                     self.snapshot = snapshot;
-                    self.wrote |= self.snapshot.config.is_writer(&self.who.user);
                 }
             }
             // Nobody keeps this source any more: it is no longer configured.
@@ -137,18 +133,13 @@ impl Judge {
         judge_parameter_types(types, &context)
     }
 
-    /// Judges a prepared text again.
-    pub fn again(&mut self, sql: &[u8]) -> Result<(), ClientError> {
+    /// Judges a prepared text and its parameters' types again.
+    pub fn again(&mut self, sql: &[u8], types: &[u8]) -> Result<(), ClientError> {
         let verdict = self.verdict(sql);
-        match verdict.steps.last() {
-            Some(Step::Refuse(refusal)) => Err(self.refused(sql, refusal)),
-            Some(Step::Admit(_)) | None => Ok(()),
+        if let Some(Step::Refuse(refusal)) = verdict.steps.last() {
+            return Err(self.refused(sql, refusal));
         }
-    }
-
-    /// Whether a statement goes on with a cursor that may have been opened when the session could write.
-    pub fn resumes_writing(&self, admitted: &Admitted) -> bool {
-        self.wrote && self.mode() == Mode::ReadOnly && self.begins_with(admitted, &["fetch", "move"])
+        self.parameter_types(types).map_err(|refusal| self.refused(sql, &refusal))
     }
 
     /// Whether a writer's statement is COPY … FROM.
@@ -220,10 +211,12 @@ impl Judge {
 
     /// For a name of which nobody knows what it stands for, after the policy has changed.
     pub fn outdated(&self) -> ClientError {
-        ClientError::error(
+        let error = ClientError::error(
             SqlState::INSUFFICIENT_PRIVILEGE,
-            "permission denied for a statement that was prepared under an older policy",
+            "permission denied for a statement or cursor that was prepared under an older policy",
         )
-        .hint("Prepare the statement again, or reconnect.")
+        .hint("Prepare the statement or declare the cursor again, or reconnect.");
+        self.count_refusal(RefusalClass::Unverified, &error, None);
+        error
     }
 }

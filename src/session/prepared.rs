@@ -16,6 +16,9 @@ use crate::wire::ClientError;
 const MEANINGS: usize = 8;
 /// Bytes of prepared texts that one session may make the gateway keep, in longest statements.
 const LONGEST_STATEMENTS: usize = 16;
+/// PostgreSQL keeps statements and portals by the first bytes of their names (`NAMEDATALEN`), also of those that
+/// the protocol gives it: longer names that begin alike are one.
+const LONGEST_NAME: usize = 63;
 
 /// An admitted text, and when it was admitted.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ pub(super) struct Prepared {
     pub(super) permit: Permit,
     pub(super) generation: u64,
     pub(super) effect: Effect,
+    /// Of a Parse: its parameter types as they lie, judged as the text was.
+    pub(super) types: Box<[u8]>,
 }
 
 /// A text that was given to a name, until the source has answered whether it took it.
@@ -58,6 +63,70 @@ impl Slot {
 
     fn is_empty(&self) -> bool {
         self.meanings.is_empty() && self.unknown.is_none()
+    }
+}
+
+fn key(name: &[u8]) -> &[u8] {
+    name.get(..LONGEST_NAME).unwrap_or(name)
+}
+
+/// What names of one kind may mean.
+#[derive(Debug, Default)]
+struct Slots {
+    slots: HashMap<Box<[u8]>, Slot>,
+    bytes: usize,
+}
+
+impl Slots {
+    fn get(&self, name: &[u8]) -> Option<&Slot> {
+        self.slots.get(key(name))
+    }
+
+    /// One more text that the name may mean.
+    fn give(&mut self, name: &[u8], given: u64, prepared: Arc<Prepared>) {
+        self.bytes += size(&prepared);
+        self.slots.entry(key(name).into()).or_default().meanings.push((given, prepared));
+    }
+
+    fn retain(&mut self, name: &[u8], keep: impl Fn(u64) -> bool) {
+        if let Some(slot) = self.slots.get_mut(key(name)) {
+            self.bytes = self.bytes.saturating_sub(slot.retain(keep));
+            if slot.is_empty() {
+                self.slots.remove(key(name));
+            }
+        }
+    }
+
+    fn retain_in_all(&mut self, keep: impl Fn(u64) -> bool) {
+        let mut bytes = 0;
+        self.slots.retain(|_, slot| {
+            bytes += slot.retain(&keep);
+            !slot.is_empty()
+        });
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// One more text that the name may mean, or that nobody knows what it means when there is no room.
+    fn give_or_forget(
+        &mut self,
+        name: &[u8],
+        given: u64,
+        prepared: Option<Arc<Prepared>>,
+        most_bytes: usize,
+    ) {
+        let (bytes, slot) = (self.bytes, self.slots.entry(key(name).into()).or_default());
+        let Some(prepared) = prepared else {
+            slot.unknown = Some(given);
+            return;
+        };
+        let known = slot.meanings.iter_mut().find(|(_, known)| Arc::ptr_eq(known, &prepared));
+        if let Some(known) = known {
+            known.0 = given;
+        } else if slot.meanings.len() < MEANINGS && bytes + size(&prepared) <= most_bytes {
+            self.give(name, given, prepared);
+        } else {
+            slot.unknown = Some(given);
+        }
     }
 }
 
@@ -102,7 +171,7 @@ impl Unnamed {
 }
 
 fn size(prepared: &Prepared) -> usize {
-    prepared.permit.text().len() + 64
+    prepared.permit.text().len() + prepared.types.len() + 64
 }
 
 /// An unnamed statement at the source that PostgreSQL would have dropped: of before a refused Query, or
@@ -170,10 +239,12 @@ impl Leftover {
 #[derive(Debug)]
 pub(super) struct Statements {
     unnamed: Unnamed,
-    named: HashMap<Box<[u8]>, Slot>,
+    named: Slots,
     unnamed_portal: Unnamed,
-    portals: HashMap<Box<[u8]>, Slot>,
-    bytes: usize,
+    /// Cursors are portals to PostgreSQL.
+    portals: Slots,
+    /// Cursors WITH HOLD, which outlive their transaction.
+    held: Slots,
     /// Counts what was given to names, so that a late answer does not speak of a newer text.
     clock: u64,
     /// Counts the stretches between one Sync or Query and the next.
@@ -188,10 +259,10 @@ impl Statements {
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
             unnamed: Unnamed::default(),
-            named: HashMap::new(),
+            named: Slots::default(),
             unnamed_portal: Unnamed::default(),
-            portals: HashMap::new(),
-            bytes: 0,
+            portals: Slots::default(),
+            held: Slots::default(),
             clock: 0,
             segment: 1,
             queried: 1,
@@ -255,12 +326,12 @@ impl Statements {
         if known.is_some_and(|slot| slot.meanings.len() >= MEANINGS) {
             return Err(Full::Now);
         }
-        if (known.is_none() && self.named.len() >= self.most) || self.bytes + size > self.most_bytes {
+        let full = known.is_none() && self.named.slots.len() >= self.most;
+        if full || self.named.bytes + size > self.most_bytes {
             return Err(Full::Always(too_many()));
         }
         self.clock += 1;
-        self.bytes += size;
-        self.named.entry(name.into()).or_default().meanings.push((self.clock, prepared));
+        self.named.give(name, self.clock, prepared);
         Ok(Some(Box::new((name.into(), self.clock))))
     }
 
@@ -269,8 +340,8 @@ impl Statements {
         match ticket {
             None => self.unnamed.answered(taken),
             // There was no statement of this name when the source took one.
-            Some(ticket) if taken => self.retain(&ticket.0, |given| given >= ticket.1),
-            Some(ticket) => self.retain(&ticket.0, |given| given != ticket.1),
+            Some(ticket) if taken => self.named.retain(&ticket.0, |given| given >= ticket.1),
+            Some(ticket) => self.named.retain(&ticket.0, |given| given != ticket.1),
         }
     }
 
@@ -286,7 +357,7 @@ impl Statements {
             Err(_) => {
                 self.clock += 1;
                 // A name that is not known at all is judged as outdated after a change of policy.
-                if let Some(slot) = self.named.get_mut(name) {
+                if let Some(slot) = self.named.slots.get_mut(key(name)) {
                     slot.unknown = Some(self.clock);
                 }
                 None
@@ -294,54 +365,54 @@ impl Statements {
         }
     }
 
-    fn retain(&mut self, name: &[u8], keep: impl Fn(u64) -> bool) {
-        if let Some(slot) = self.named.get_mut(name) {
-            self.bytes = self.bytes.saturating_sub(slot.retain(keep));
-            if slot.is_empty() {
-                self.named.remove(name);
-            }
-        }
-    }
-
     /// A Close of a statement under way; the answer goes to [`Self::closed`].
     pub(super) fn closing(&self, name: &[u8]) -> Option<Ticket> {
-        self.named.contains_key(name).then(|| Box::new((name.into(), self.clock)))
+        self.named.get(name).map(|_| Box::new((name.into(), self.clock)))
     }
 
     pub(super) fn closed(&mut self, ticket: &Ticket) {
-        self.retain(&ticket.0, |given| given > ticket.1);
+        self.named.retain(&ticket.0, |given| given > ticket.1);
     }
 
     /// A Close of a portal under way; the answer goes to [`Self::portal_closed`].
     pub(super) fn closing_portal(&self, name: &[u8]) -> Option<Ticket> {
-        self.portals.contains_key(name).then(|| Box::new((name.into(), self.clock)))
+        let slot = self.portals.get(name).or_else(|| self.held.get(name));
+        slot.map(|_| Box::new((name.into(), self.clock)))
     }
 
     pub(super) fn portal_closed(&mut self, ticket: &Ticket) {
-        if let Some(slot) = self.portals.get_mut(&ticket.0) {
-            slot.retain(|given| given > ticket.1);
-            if slot.is_empty() {
-                self.portals.remove(&ticket.0);
-            }
-        }
+        self.portals.retain(&ticket.0, |given| given > ticket.1);
+        self.held.retain(&ticket.0, |given| given > ticket.1);
     }
 
-    /// A DEALLOCATE or DISCARD ALL that was sent at `sent` has succeeded.
-    pub(super) fn deallocated(&mut self, effect: &Effect, sent: u64) {
+    /// A DEALLOCATE, CLOSE or DISCARD ALL that was sent at `sent` has succeeded.
+    pub(super) fn dropped(&mut self, effect: &Effect, sent: u64) {
         match effect {
-            Effect::Deallocate { name } => self.retain(name.as_bytes(), |given| given > sent),
-            Effect::DeallocateAll => {
-                let mut bytes = 0;
-                self.named.retain(|_, slot| {
-                    bytes += slot.retain(|given| given > sent);
-                    !slot.is_empty()
-                });
-                self.bytes = self.bytes.saturating_sub(bytes);
+            Effect::Deallocate { name } => self.named.retain(name.as_bytes(), |given| given > sent),
+            Effect::DeallocateAll => self.named.retain_in_all(|given| given > sent),
+            Effect::Close { name: Some(name) } => {
+                self.portals.retain(name.as_bytes(), |given| given > sent);
+                self.held.retain(name.as_bytes(), |given| given > sent);
+            }
+            Effect::Close { name: None } => {
+                self.portals.retain_in_all(|given| given > sent);
+                self.held.retain_in_all(|given| given > sent);
             }
             Effect::None
             | Effect::Prepare { .. }
             | Effect::Execute { .. }
+            | Effect::Declare { .. }
+            | Effect::Fetch { .. }
             | Effect::ApplicationName { .. } => {}
+        }
+    }
+
+    /// A DECLARE is sent. A cursor that there is no room for is one that nobody knows.
+    pub(super) fn declare(&mut self, name: &[u8], hold: bool, prepared: Arc<Prepared>) {
+        let slots = if hold { &mut self.held } else { &mut self.portals };
+        if slots.get(name).is_some() || slots.slots.len() < self.most {
+            self.clock += 1;
+            slots.give_or_forget(name, self.clock, Some(prepared), self.most_bytes);
         }
     }
 
@@ -367,26 +438,16 @@ impl Statements {
             self.unnamed_portal.push(self.segment, meanings.unwrap_or_default());
             return Ok(true);
         }
-        if !self.portals.contains_key(portal) && self.portals.len() >= self.most {
+        if self.portals.get(portal).is_none() && self.portals.slots.len() >= self.most {
             return Err(Full::Always(too_many()));
         }
         self.clock += 1;
         // A portal of this name that is still open makes the source refuse the Bind and stays what it is.
-        let slot = self.portals.entry(portal.into()).or_default();
         match meanings {
-            None => slot.unknown = Some(self.clock),
+            None => self.portals.give_or_forget(portal, self.clock, None, self.most_bytes),
             Some(meanings) => {
                 for meaning in meanings {
-                    let same = |(_, known): &(u64, Arc<Prepared>)| Arc::ptr_eq(known, &meaning);
-                    match slot.meanings.iter().position(same) {
-                        Some(at) => {
-                            if let Some(known) = slot.meanings.get_mut(at) {
-                                known.0 = self.clock;
-                            }
-                        }
-                        None if slot.meanings.len() < MEANINGS => slot.meanings.push((self.clock, meaning)),
-                        None => slot.unknown = Some(self.clock),
-                    }
+                    self.portals.give_or_forget(portal, self.clock, Some(meaning), self.most_bytes);
                 }
             }
         }
@@ -398,49 +459,97 @@ impl Statements {
         self.unnamed_portal.answered(taken);
     }
 
-    /// An Execute of a portal. What it changes in the session when it succeeds, if that is certain.
-    pub(super) fn execute(&self, portal: &[u8], judge: &mut Judge) -> Result<Option<&Effect>, ClientError> {
-        let gathered: Vec<Arc<Prepared>>;
-        let slot = self.portals.get(portal);
-        let only = if portal.is_empty() {
-            match self.unnamed_portal.meanings.back() {
-                Some((given, meanings)) if *given == self.segment => match meanings.as_slice() {
-                    [only] => Some(only),
-                    _ => None,
-                },
-                _ => None,
-            }
-        } else {
-            match slot.map(|slot| slot.meanings.as_slice()) {
-                Some([(_, only)]) => Some(only),
-                _ => None,
-            }
-        };
-        if judge.has_changed() {
-            let meanings = if portal.is_empty() {
-                gathered = self.unnamed_portal.meanings(self.segment);
-                Some(gathered.as_slice()).filter(|meanings| !meanings.is_empty())
-            } else {
-                let slot = slot.filter(|slot| slot.unknown.is_none());
-                gathered =
-                    slot.iter().flat_map(|slot| &slot.meanings).map(|(_, one)| Arc::clone(one)).collect();
-                slot.map(|_| gathered.as_slice())
-            };
-            self.admit_again(meanings, judge, true)?;
+    /// What a portal or cursor may mean; `None`: nobody knows.
+    fn portal_meanings(&self, portal: &[u8]) -> Option<Vec<Arc<Prepared>>> {
+        if portal.is_empty() {
+            return Some(self.unnamed_portal.meanings(self.segment)).filter(|meanings| !meanings.is_empty());
         }
-        Ok(only.map(|only| &only.effect))
+        let mut all = Vec::new();
+        for slot in [self.portals.get(portal), self.held.get(portal)].into_iter().flatten() {
+            if slot.unknown.is_some() {
+                return None;
+            }
+            all.extend(slot.meanings.iter().map(|(_, prepared)| Arc::clone(prepared)));
+        }
+        Some(all).filter(|all| !all.is_empty())
     }
 
-    /// An EXECUTE of a statement.
-    pub(super) fn still_admitted(&self, statement: &[u8], judge: &mut Judge) -> Result<(), ClientError> {
-        if !judge.has_changed() {
+    /// An Execute of a portal. What it changes in the session when it succeeds, if that is certain.
+    pub(super) fn execute(
+        &mut self,
+        portal: &[u8],
+        judge: &mut Judge,
+    ) -> Result<Option<Arc<Prepared>>, ClientError> {
+        let changed = judge.has_changed();
+        if let Some(only) = self.only(portal)
+            && !changed
+            && !matches!(only.effect, Effect::Declare { .. })
+        {
+            return Ok(Some(only));
+        }
+        let meanings = self.portal_meanings(portal);
+        if changed {
+            self.admit_again(meanings.as_deref(), judge, true)?;
+        }
+        for prepared in meanings.as_deref().unwrap_or_default() {
+            if let Effect::Declare { name, hold } = &prepared.effect {
+                self.declare(name.as_bytes(), *hold, Arc::clone(prepared));
+            }
+        }
+        Ok(self.only(portal))
+    }
+
+    /// What a portal means, if that is certain.
+    fn only(&self, portal: &[u8]) -> Option<Arc<Prepared>> {
+        if portal.is_empty() {
+            let (given, meanings) = self.unnamed_portal.meanings.back()?;
+            return match meanings.as_slice() {
+                [only] if *given == self.segment => Some(Arc::clone(only)),
+                _ => None,
+            };
+        }
+        match self.portals.get(portal)?.meanings.as_slice() {
+            [(_, only)] => Some(Arc::clone(only)),
+            _ => None,
+        }
+    }
+
+    /// A Describe of a statement, which makes the source analyse it again.
+    pub(super) fn describe(&self, statement: &[u8], judge: &mut Judge) -> Result<(), ClientError> {
+        // One that nobody knows was not taken or is gone.
+        match self.meanings(statement) {
+            Some(meanings) if judge.has_changed() => self.admit_again(Some(&meanings), judge, true),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a verdict on the text alone does not settle it: it names something of before a change of policy.
+    pub(super) fn hangs_on_others(&self, effect: &Effect, judge: &mut Judge) -> bool {
+        matches!(effect, Effect::Execute { .. } | Effect::Fetch { .. }) && judge.has_changed()
+    }
+
+    /// Whether what a statement goes on with, a prepared statement, a cursor or a portal, may run under the
+    /// policy of now.
+    pub(super) fn still_admitted(&self, effect: &Effect, judge: &mut Judge) -> Result<(), ClientError> {
+        if !self.hangs_on_others(effect, judge) {
             return Ok(());
         }
-        self.admit_again(self.meanings(statement).as_deref(), judge, false)
+        let meanings = match effect {
+            Effect::Execute { name } => self.meanings(name.as_bytes()),
+            Effect::Fetch { name } => self.portal_meanings(name.as_bytes()),
+            Effect::None
+            | Effect::Prepare { .. }
+            | Effect::Deallocate { .. }
+            | Effect::DeallocateAll
+            | Effect::Declare { .. }
+            | Effect::Close { .. }
+            | Effect::ApplicationName { .. } => return Ok(()),
+        };
+        self.admit_again(meanings.as_deref(), judge, false)
     }
 
     /// `None`: nobody knows what the name means; then it cannot be judged under the new policy.
-    /// `follow`: what an EXECUTE among them names is judged too.
+    /// `follow`: what an EXECUTE or FETCH among them names is judged too.
     fn admit_again(
         &self,
         meanings: Option<&[Arc<Prepared>]>,
@@ -452,13 +561,13 @@ impl Statements {
         };
         for prepared in meanings {
             if prepared.generation != judge.generation() {
-                judge.again(prepared.permit.text())?;
+                judge.again(prepared.permit.text(), &prepared.types)?;
             }
-            if let Effect::Execute { name } = &prepared.effect {
+            if let Effect::Execute { .. } | Effect::Fetch { .. } = &prepared.effect {
                 if !follow {
                     return Err(judge.outdated());
                 }
-                self.still_admitted(name.as_bytes(), judge)?;
+                self.still_admitted(&prepared.effect, judge)?;
             }
         }
         Ok(())
@@ -466,8 +575,8 @@ impl Statements {
 
     /// Portals do not outlive their transaction; `settled`: no Bind is under way either.
     pub(super) fn transaction_ended(&mut self, settled: bool) {
-        if settled && !self.portals.is_empty() {
-            self.portals.clear();
+        if settled && !self.portals.slots.is_empty() {
+            self.portals = Slots::default();
         }
     }
 }
@@ -506,7 +615,7 @@ mod tests {
 
     fn prepared(text: &str) -> Prepared {
         let permit = Permit::application_name(text, "");
-        Prepared { permit, generation: 1, effect: Effect::None }
+        Prepared { permit, generation: 1, effect: Effect::None, types: Box::default() }
     }
 
     fn texts(statements: &Statements, name: &[u8]) -> usize {
@@ -533,7 +642,10 @@ mod tests {
         assert_eq!(texts(&statements, b"s"), 1);
         let closing = statements.closing(b"s").unwrap();
         statements.closed(&closing);
-        assert_eq!((texts(&statements, b"s"), statements.bytes, statements.named.len()), (0, 0, 0));
+        assert_eq!(
+            (texts(&statements, b"s"), statements.named.bytes, statements.named.slots.len()),
+            (0, 0, 0)
+        );
     }
 
     #[test]

@@ -30,10 +30,19 @@ pub enum Statement<'t, 'a> {
     },
     /// DECLARE … CURSOR FOR
     Declare {
+        name: String,
+        /// WITH HOLD: it outlives its transaction.
+        hold: bool,
         query: Query<'t, 'a>,
     },
-    /// FETCH, MOVE, CLOSE: they name a cursor and run nothing that was not judged.
-    Cursor,
+    /// FETCH and MOVE: they go on with what a cursor was declared or a portal bound for.
+    Fetch {
+        name: String,
+    },
+    /// CLOSE; `None` is ALL.
+    Close {
+        name: Option<String>,
+    },
     /// COPY … TO STDOUT
     CopyOut(Copied<'t, 'a>),
     Show,
@@ -269,10 +278,8 @@ pub fn parse<'t, 'a>(tokens: &'t [Token<'a>]) -> Result<Statement<'t, 'a>> {
         "declare" => return declare(cursor),
         "fetch" | "move" => return fetch(cursor),
         "close" => {
-            if !cursor.accept("all") {
-                cursor.name()?;
-            }
-            Statement::Cursor
+            let all = cursor.accept("all");
+            Statement::Close { name: if all { None } else { Some(cursor.name()?) } }
         }
         "copy" => return copy(cursor, first),
         "show" => {
@@ -428,15 +435,16 @@ fn execute<'t, 'a>(cursor: &mut Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
 }
 
 fn declare<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
-    cursor.name()?;
+    let name = cursor.name()?;
     while ["binary", "asensitive", "insensitive", "scroll"].iter().any(|word| cursor.accept(word))
         || cursor.accept_all(&["no", "scroll"])
     {}
     cursor.expect("cursor")?;
-    let _ = cursor.accept_all(&["with", "hold"]) || cursor.accept_all(&["without", "hold"]);
+    let hold = cursor.accept_all(&["with", "hold"]);
+    let _ = hold || cursor.accept_all(&["without", "hold"]);
     cursor.expect("for")?;
     match inner(cursor.rest())? {
-        Statement::Query(query) => Ok(Statement::Declare { query }),
+        Statement::Query(query) => Ok(Statement::Declare { name, hold, query }),
         write @ Statement::Write { .. } => Ok(write),
         _ => cursor.error(),
     }
@@ -457,9 +465,9 @@ fn fetch<'t, 'a>(mut cursor: Cursor<'t, 'a>) -> Result<Statement<'t, 'a>> {
             return cursor.error();
         }
     }
-    cursor.name()?;
+    let name = cursor.name()?;
     cursor.expect_end()?;
-    Ok(Statement::Cursor)
+    Ok(Statement::Fetch { name })
 }
 
 fn copy<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Statement<'t, 'a>> {

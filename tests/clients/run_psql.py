@@ -1,8 +1,11 @@
 """psql: its describe commands, \\copy, \\gdesc, \\watch, cursors, savepoints; then every write."""
 
 import os
+import pty
 import re
+import select
 import subprocess
+import time
 
 from transcript import MARK, WRITES, read, refused, wants
 
@@ -53,6 +56,19 @@ DESCRIBE = [
     r"\d+ survey.building", r"\d+ survey.district", r"\d+ survey.visit", r"\d+ survey.visit_2024", r"\d+ survey.tall", r"\d+ survey.per_district",
     r"\d+ survey.tower", r"\d+ survey.archive", r"\d+ survey.distant", r"\d survey.building_tags", r"\d survey.ticket", r"\d+ survey.place",
     r"\d survey.building_id_seq", r"\dS+ pg_catalog.pg_class", r"\d no_such_table", r"\dt survey.b*|district",
+    r"\d+ survey.visit_2025", r"\d+ survey.building_tags", r"\d+ survey.visit_state", r"\d+ survey.ticket", r"\d+ survey.period", r"\d+ survey.reading",
+    r"\d+ survey.scratch", r"\d+ survey.per_district_key", r"\d+ survey.*", r"\dS", r"\dtS pg_catalog.pg_d*", r"\dvS information_schema.t*",
+    r"\dtvms survey.*", r"\dtvmsEiP+ survey.*", r"\dis+ survey.*", r"\dm", r"\ds", r"\ds+ survey.*", r"\di", r"\dE+ survey.*", r"\dv *.tall",
+    r"\df", r"\df+", r"\dfn survey.*", r"\dfn+ survey.*", r"\dfw+ pg_catalog.rank", r"\dfS+ pg_catalog.abs int", r"\dfa+ survey.product", r"\dft+ survey.touch",
+    r"\df survey.full_name survey.building", r"\df *.*_ticket", r"\daS pg_catalog.sum", r"\da+ survey.*", r"\dn+ survey", r"\dnS", r"\dnS+ pg_*",
+    r"\du+ survey_reader", r"\duS", r"\dg+ survey*", r"\drds survey_reader climscore", r"\l+ climscore", r"\list", r"\dTS pg_catalog.int*",
+    r"\dT+ survey.state", r"\dT survey.grade", r"\dTS+ pg_catalog.numrange", r"\dD survey.grade", r"\dDS information_schema.*", r"\dp", r"\dpS pg_catalog.pg_authid",
+    r"\zS survey.district", r"\ddp survey", r"\db+", r"\dRp changes", r"\dRp+ changes", r"\dRs+", r"\dA+", r"\dA+ heap", r"\dAc+ btree int4", r"\dAf+ gin",
+    r"\dAo+ hash text", r"\dAp+ brin int4_minmax_ops", r"\dC+ int4", r"\dcS+ utf8*", r"\dO+ survey.*", r"\dOS pg_catalog.C", r"\do+ survey.===", r"\doS pg_catalog.@> anyarray",
+    r"\do pg_catalog.+ int4 int4", r"\dF+ pg_catalog.simple", r"\dFd+ simple", r"\dFp+", r"\dFt+ simple", r"\det+", r"\deu+", r"\dLS", r"\dL+ plpgsql", r"\dl+",
+    r"\dd", r"\ddS pg_catalog.int4*", r"\dy+", r"\dP", r"\dP+", r"\dPn survey.*", r"\dPitn+ survey.*", r"\dX", r"\dX+ survey.*", r"\dx+ plpgsql", r"\dconfig *_mem", r"\dconfig+ *lock_t*",
+    r"\sf survey.next_ticket()", r"\sf+ survey.touch", r"\sf survey.no_such_function", r"\sf survey.clear_scratch", r"\sv survey.no_such_view", r"\sf pg_catalog.lower(text)",
+    r"\d survey.no*", r'\d survey."Label"', r'\d survey.building "x', r"\lo_list+", r"\dt+ (building|visit)", r"\d survey.visi?", r"\dt survey.b*|d*t",
     r"\sf survey.full_name", r"\sf+ survey.store(text)", r"\sv survey.tall", r"\sv+ survey.tall", r"\encoding",
 ]
 
@@ -112,7 +128,63 @@ def watch():
     return [sorted({line.strip() for line in out.splitlines() if line.strip() == "1"}), errors]
 
 
+# What is typed before the tab key.
+TYPED = [
+    "SELECT * FROM sur", "SELECT * FROM survey.bu", "SELECT * FROM survey.building WHERE Lab", "SELECT * FROM survey.building WHERE district_", "TABLE survey.vi",
+    "SELECT survey.fu", "\\d survey.ta", "\\df survey.st", "\\dT survey.pl", "\\dn sur", "\\du survey_", "\\sf survey.ne", "\\sv survey.t", "\\dRp ch", "\\dX survey.b",
+    "\\dF survey.pl", "\\dO survey.by", "\\dew now", "\\des fa", "\\c clim", "\\dx plp", "\\dL plp", "\\encoding UTF", "\\l clim", "SET search_pa", "SET timezone TO Europe/Zu",
+    "SET default_tr", "SHOW work_m", "RESET statement_t", "SELECT * FROM pg_catalog.pg_am", "COPY survey.dis", "DECLARE c CURSOR FOR SELECT 1 FROM survey.rea",
+    "DROP TABLE survey.ar", "ALTER TABLE survey.dist", "ALTER TABLE survey.district ALTER COLUMN co", "ALTER TABLE survey.building DROP CONSTRAINT label",
+    "DROP INDEX survey.visit_", "DROP FUNCTION survey.fu", "DROP TYPE survey.sta", "DROP TRIGGER building_t", "DROP TRIGGER building_touch ON ", "DROP POLICY rec", "DROP POLICY recent ON ",
+    "DROP ROLE survey_", "GRANT SELECT ON survey.bui", "GRANT survey_", "COMMENT ON CONSTRAINT label", "REFRESH MATERIALIZED VIEW survey.pe", "INSERT INTO survey.scr",
+    "UPDATE survey.bui", "UPDATE survey.building SET heig", "DELETE FROM survey.scr", "LOCK TABLE survey.arch", "VACUUM survey.sc", "ANALYZE survey.bu", "REINDEX INDEX survey.visit",
+    "CLUSTER survey.bu", "NOTIFY x", "EXECUTE p", "DEALLOCATE p", "FETCH ALL FROM c", "CREATE INDEX i ON survey.bu", "CREATE TRIGGER t BEFORE INSERT ON survey.d",
+    "ALTER PUBLICATION ch", "ALTER SEQUENCE survey.ti", "ALTER TYPE survey.sta", "ALTER TYPE survey.state RENAME VALUE ", "ALTER EXTENSION plp", "ALTER DOMAIN survey.gr", "ALTER SERVER fa",
+    "EXPLAIN SELECT * FROM survey.tal", "SECURITY LABEL ON TABLE survey.d", "IMPORT FOREIGN SCHEMA x FROM SERVER fa", "ALTER DEFAULT PRIVILEGES IN SCHEMA sur",
+]
+
+
+def completed():
+    """A psql at a terminal: what it makes of each text at the tab key, as its own history has it."""
+    rules = os.path.join(os.environ.get("FEDGATE_TEMP", "/tmp"), f"inputrc-{os.getpid()}")
+    with open(rules, "w", encoding="utf-8") as out:
+        # Alt-# then makes a comment of the line and enters it.
+        out.write("set comment-begin --\n")
+    master, slave = pty.openpty()
+    environment = {**os.environ, "PGOPTIONS": "", "TERM": "dumb", "INPUTRC": rules, "PSQL_HISTORY": os.devnull, "PAGER": "cat"}
+    shell = subprocess.Popen([PSQL, "-X", "-q", "-v", "PROMPT1=", "-v", "PROMPT2="], stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True)
+    os.close(slave)
+    seen = b""
+
+    def until(number):
+        """What came up to psql's answer; the number is typed in two parts, so that no echo is taken for it."""
+        nonlocal seen
+        end = f"completed {number}\r\n".encode()
+        deadline = time.monotonic() + 30
+        while end not in seen:
+            if not select.select([master], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise RuntimeError(f"psql does not go on: {seen[-500:]!r}")
+            seen += os.read(master, 65536)
+        answer, seen = seen.split(end, 1)
+        return answer
+
+    try:
+        os.write(master, b"\\echo 'completed' 'begun'\n")
+        until("begun")
+        for number, text in enumerate(TYPED):
+            os.write(master, text.encode() + b"\t\x1b#" + f"\\echo 'completed' '{number}'\n".encode())
+            until(number)
+        os.write(master, b"\\s\n\\echo 'completed' 'history'\n")
+        history = until("history").decode().replace("\r", "")
+        return re.findall(r"^--(.*)$", history, re.MULTILINE)
+    finally:
+        os.close(master)
+        shell.wait(30)
+        os.unlink(rules)
+
+
 def reads():
+    read("tab completion", completed)
     for command in DESCRIBE:
         read(command, lambda c=command: output(c + "\n"))
     for name, script in READS.items():

@@ -70,7 +70,7 @@ impl Walk<'_> {
             FunctionArguments::None => false,
             FunctionArguments::Subquery(_) | FunctionArguments::List(_) => true,
         };
-        if settings::judge_call(function, self)? {
+        if self.names.notes.is_none() && settings::judge_call(function, self)? {
             return Ok(());
         }
         self.call(name, brackets)?;

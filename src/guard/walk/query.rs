@@ -173,7 +173,7 @@ impl Walk<'_> {
             None | Some(Distinct::All | Distinct::Distinct) => {}
             Some(Distinct::On(exprs)) => self.exprs(exprs)?,
         }
-        if !settings::is_dump_shape(select, self)? {
+        if self.names.notes.is_some() || !settings::is_dump_shape(select, self)? {
             for item in projection {
                 self.select_item(item)?;
             }

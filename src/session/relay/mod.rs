@@ -98,8 +98,8 @@ enum Change {
     None,
     /// PREPARE, as if it were a Parse.
     Prepared(Ticket),
-    /// DEALLOCATE or DISCARD ALL, and when it was sent.
-    Deallocated(Box<(Effect, u64)>),
+    /// DEALLOCATE, CLOSE or DISCARD ALL, and when it was sent.
+    Dropped(Box<(Effect, u64)>),
 }
 
 #[derive(Debug)]

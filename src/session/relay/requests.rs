@@ -136,6 +136,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 if matches!(target, Target::Statement(b"")) && !self.drop_leftover() {
                     return Ok(Handled::Wait);
                 }
+                if let Target::Statement(name) = target
+                    && let Err(error) = self.statements.describe(name, &mut self.judge)
+                {
+                    return Ok(self.refuse_extended(OWN_NAME, error, false));
+                }
                 self.lease.outbound.describe(target);
                 self.expect_extended(Expect::Describe);
                 Ok(Handled::Done)
@@ -228,8 +233,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         if let [Step::Admit(admitted)] = &verdict.steps[..]
             && verdict.form == Form::Whole
-            && self.may_go_on(admitted)
         {
+            if self.statements.hangs_on_others(&admitted.effect, &mut self.judge) {
+                if self.may_be_passed_over() {
+                    return Ok(Handled::Wait);
+                }
+                if let Err(error) = self.statements.still_admitted(&admitted.effect, &mut self.judge) {
+                    return Ok(self.refuse_query(b"", error, false));
+                }
+            }
             self.judge.count_admitted(admitted.class);
             let change = self.change(admitted);
             match self.renamed(admitted) {
@@ -270,8 +282,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 self.refuse_here(b"", error, false);
                 break;
             }
-            if !self.may_go_on(admitted) {
-                let error = self.judge.outdated();
+            if let Err(error) = self.statements.still_admitted(&admitted.effect, &mut self.judge) {
                 self.refuse_here(b"", error, false);
                 break;
             }
@@ -380,12 +391,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         let generation = self.judge.generation();
         let prepared = match admitted {
-            None => Prepared { permit: Permit::empty(), generation, effect: Effect::None },
-            Some(admitted) if self.may_go_on(admitted) => {
+            None => Prepared {
+                permit: Permit::empty(),
+                generation,
+                effect: Effect::None,
+                types: parse.types.into(),
+            },
+            Some(admitted) => {
+                if let Err(error) = self.statements.still_admitted(&admitted.effect, &mut self.judge) {
+                    return Ok(self.refuse_extended(parse.name, error, false));
+                }
                 let permit = self.renamed(admitted).unwrap_or_else(|| admitted.permit.clone());
-                Prepared { permit, generation, effect: admitted.effect.clone() }
+                Prepared { permit, generation, effect: admitted.effect.clone(), types: parse.types.into() }
             }
-            Some(_) => return Ok(self.refuse_extended(parse.name, self.judge.outdated(), false)),
         };
         let permit = prepared.permit.clone();
         let ticket = match self.statements.parse(parse.name, prepared) {
@@ -396,8 +414,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             None => self.judge.count_empty(),
             Some(admitted) => {
                 self.judge.count_admitted(admitted.class);
-                // Its name may come to be with any Execute from now on.
-                let _ = self.change(admitted);
+                // Its name may come to be with any Execute from now on; a cursor's comes with one and goes
+                // with its transaction.
+                if let Effect::Prepare { .. } = &admitted.effect {
+                    let _ = self.change(admitted);
+                }
             }
         }
         self.lease.outbound.parse(parse.name, &permit, parse.types);
@@ -442,10 +463,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return Ok(handled);
         }
         let change = match self.statements.execute(portal, &mut self.judge) {
-            Ok(Some(effect @ (Effect::Deallocate { .. } | Effect::DeallocateAll))) => {
-                Change::Deallocated(Box::new((effect.clone(), self.statements.now())))
-            }
-            Ok(_) => Change::None,
+            Ok(only) => only.map_or(Change::None, |only| self.drops(&only.effect)),
             Err(error) => return Ok(self.refuse_extended(OWN_NAME, error, false)),
         };
         self.lease.outbound.execute(body);
@@ -480,34 +498,38 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
     }
 
-    /// Whether what a statement goes on with, a prepared statement or a cursor, may still run under the
-    /// policy of now.
-    fn may_go_on(&mut self, admitted: &Admitted) -> bool {
-        if self.judge.resumes_writing(admitted) {
-            return false;
-        }
+    fn change(&mut self, admitted: &Admitted) -> Change {
         match &admitted.effect {
-            Effect::Execute { name } => {
-                self.statements.still_admitted(name.as_bytes(), &mut self.judge).is_ok()
+            Effect::Prepare { name } => {
+                let prepared = self.prepared(admitted, Effect::None);
+                self.statements.prepare(name.as_bytes(), prepared).map_or(Change::None, Change::Prepared)
             }
-            _ => true,
+            Effect::Declare { name, hold } => {
+                let prepared = self.prepared(admitted, Effect::None);
+                self.statements.declare(name.as_bytes(), *hold, Arc::new(prepared));
+                Change::None
+            }
+            effect => self.drops(effect),
         }
     }
 
-    fn change(&mut self, admitted: &Admitted) -> Change {
-        match &admitted.effect {
-            Effect::None | Effect::Execute { .. } | Effect::ApplicationName { .. } => Change::None,
-            Effect::Prepare { name } => {
-                let prepared = Prepared {
-                    permit: admitted.permit.clone(),
-                    generation: self.judge.generation(),
-                    effect: Effect::None,
-                };
-                self.statements.prepare(name.as_bytes(), prepared).map_or(Change::None, Change::Prepared)
+    fn prepared(&self, admitted: &Admitted, effect: Effect) -> Prepared {
+        let generation = self.judge.generation();
+        Prepared { permit: admitted.permit.clone(), generation, effect, types: Box::default() }
+    }
+
+    /// What is gone when a statement with this effect succeeds.
+    fn drops(&self, effect: &Effect) -> Change {
+        match effect {
+            Effect::Deallocate { .. } | Effect::DeallocateAll | Effect::Close { .. } => {
+                Change::Dropped(Box::new((effect.clone(), self.statements.now())))
             }
-            effect @ (Effect::Deallocate { .. } | Effect::DeallocateAll) => {
-                Change::Deallocated(Box::new((effect.clone(), self.statements.now())))
-            }
+            Effect::None
+            | Effect::Prepare { .. }
+            | Effect::Execute { .. }
+            | Effect::Declare { .. }
+            | Effect::Fetch { .. }
+            | Effect::ApplicationName { .. } => Change::None,
         }
     }
 
@@ -515,8 +537,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         match change {
             Change::None => {}
             Change::Prepared(ticket) => self.statements.parsed(Some(&ticket), succeeded),
-            Change::Deallocated(dropped) if succeeded => self.statements.deallocated(&dropped.0, dropped.1),
-            Change::Deallocated(_) => {}
+            Change::Dropped(dropped) if succeeded => self.statements.dropped(&dropped.0, dropped.1),
+            Change::Dropped(_) => {}
         }
     }
 
