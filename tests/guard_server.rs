@@ -376,6 +376,9 @@ async fn an_ordinary_role_loads_the_catalogue() {
          CREATE DOMAIN public.noted AS text CHECK (public.writes(VALUE));
          CREATE DOMAIN public.inherited AS public.noted;
          CREATE DOMAIN public.waits AS text CHECK (pg_catalog.pg_sleep(0) IS NOT NULL);
+         CREATE DOMAIN public.selfish AS text;
+         CREATE FUNCTION public.selfish() RETURNS public.selfish LANGUAGE sql IMMUTABLE AS $$SELECT 'self'::public.selfish$$;
+         ALTER DOMAIN public.selfish ADD CHECK (VALUE <> public.selfish());
          CREATE TABLE public.visits (id int, n public.noted);
          CREATE TYPE public.mood AS ENUM ('sad', 'ok');
          CREATE TYPE public.span AS RANGE (SUBTYPE = float8);
@@ -416,6 +419,7 @@ async fn an_ordinary_role_loads_the_catalogue() {
         ("SELECT 'a@b'::inherited", false),
         ("SELECT 'a@b'::waits", false),
         ("SELECT '{a}'::noted[]", false),
+        ("SELECT 'a'::selfish", true),
         ("SELECT '(1,a)'::visits", false),
         ("SELECT 'ok'::mood, '[1,2]'::span", true),
         ("SELECT * FROM visits", true),

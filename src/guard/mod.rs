@@ -3,13 +3,14 @@
 //! Invariant: a [`Permit`] is made in this room only, and only for text that was judged here; what
 //! is not known to be harmless is refused. Nothing here performs I/O.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 
 use crate::ids::{SourceName, StatementClass};
 use crate::sql::Limits;
 use crate::sql::catalogue::Catalogue;
+use crate::sql::front;
 use crate::sql::lexer::{self, Kind, LexError, Problem, Token};
 use crate::sql::parse::{self, ParseError, Tree};
 use crate::sql::statement::{self, Copied, Query, SetValue, Statement, Transaction};
@@ -71,7 +72,7 @@ pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refu
     for oid in types.get(2..).unwrap_or_default().chunks_exact(4) {
         let oid = oid.iter().fold(0, |oid, byte| oid << 8 | u32::from(*byte));
         let met = Met::default();
-        let names = Names { catalogue: ctx.catalogue, met: &met, notes: None };
+        let names = Names { catalogue: ctx.catalogue, met: &met, notes: None, judging: RefCell::default() };
         let judged = match ctx.catalogue.type_name(oid) {
             Some(None) => Ok(()),
             Some(Some((schema, name))) => names.r#type(&[schema, name], None),
@@ -79,8 +80,8 @@ pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refu
         };
         // The text was judged, or will be, as one without values of it.
         let judged = judged.and_then(|()| match met.carries.get() {
-            false => Ok(()),
-            true => Err(Refusal::denied("parameter type", &oid.to_string())
+            0 => Ok(()),
+            _ => Err(Refusal::denied("parameter type", &oid.to_string())
                 .because("Some operator over values of it is not harmless.")
                 .hint("Write a cast to it in the statement.")),
         });
@@ -192,7 +193,7 @@ fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Outcome {
     let met = Met::default();
     let judge = Judge {
         walk: Walk {
-            names: Names { catalogue: ctx.catalogue, met: &met, notes: None },
+            names: Names { catalogue: ctx.catalogue, met: &met, notes: None, judging: RefCell::default() },
             set_config: Cell::new(0),
             with: Cell::new(false),
         },
@@ -308,9 +309,13 @@ impl Judge<'_> {
     }
 
     fn tree(&self, tree: &Tree) -> Result<(), Refusal> {
-        for literal in &tree.typed_literals {
-            let name: Vec<&str> = literal.name.iter().map(String::as_str).collect();
-            self.walk.names.r#type(&name, Some(literal.offset))?;
+        for front::Name { parts, offset } in &tree.beside.types {
+            let name: Vec<&str> = parts.iter().map(String::as_str).collect();
+            self.walk.names.r#type(&name, Some(*offset))?;
+        }
+        for front::Name { parts, offset } in &tree.beside.functions {
+            let name: Vec<&str> = parts.iter().map(String::as_str).collect();
+            self.walk.names.function(&name, false, true, Some(*offset))?;
         }
         self.walk.query(&tree.query)
     }

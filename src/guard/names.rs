@@ -3,6 +3,8 @@
 //! Invariant: a name is admitted when everything it could mean is harmless, and refused when nothing
 //! of that name is known.
 
+use std::cell::RefCell;
+
 use super::found::{Found, FoundKind, Notes};
 use super::met::Met;
 use crate::guard::Refusal;
@@ -33,6 +35,7 @@ const SYNTAX: &[&str] = &[
     "xmlpi",
     "xmlroot",
     "xmlserialize",
+    "xmltable",
 ];
 
 /// Key words of versions from 16 on; before that, names of functions that somebody may have made.
@@ -46,6 +49,7 @@ const LATER_SYNTAX: &[&str] = &[
     "json_query",
     "json_scalar",
     "json_serialize",
+    "json_table",
     "json_value",
     "merge_action",
 ];
@@ -66,12 +70,13 @@ const VALUES: &[&str] = &[
     "user",
 ];
 
-#[derive(Clone, Copy)]
 pub(super) struct Names<'c> {
     pub catalogue: &'c Catalogue,
     pub met: &'c Met<'c>,
     /// Where names are written down; then nothing is judged.
     pub notes: Option<&'c Notes>,
+    /// Types whose CHECKs are being judged: one that its own CHECK names is judged once.
+    pub judging: RefCell<Vec<&'c Type>>,
 }
 
 /// Does `schema`, where one is given, leave this entry?
@@ -194,9 +199,7 @@ impl<'c> Names<'c> {
             }
             return Err(refusal.at(offset));
         }
-        if function.carries {
-            self.met.carries.set(true);
-        }
+        self.met.carry(function.carries);
         if let Some(domain) = &function.domain {
             self.met.domain.set(Some(domain));
         }
@@ -224,9 +227,7 @@ impl<'c> Names<'c> {
                     .hint("If the function only reads, its owner can declare it STABLE.")
                     .at(offset));
             }
-            if relation.carries {
-                self.met.carries.set(true);
-            }
+            self.met.carry(relation.carries);
             if let Some(domain) = &relation.domain {
                 self.met.domain.set(Some(domain));
                 self.met.row(last);
@@ -268,19 +269,21 @@ impl<'c> Names<'c> {
             if let Some(function) = &of.volatile_function {
                 return Err(Refusal::denied("type", last).because(function.as_ref()).at(offset));
             }
-            if of.carries {
-                self.met.carries.set(true);
+            self.met.carry(of.carries);
+            if let Some((types, why)) = &of.later {
+                self.met.later(*types, || Refusal::denied("cast to", last).because(why.as_ref()).at(offset));
             }
-            if let Some(why) = &of.later {
-                self.met.later(|| Refusal::denied("cast to", last).because(why.as_ref()).at(offset));
+            if self.judging.borrow().iter().any(|outer| std::ptr::eq(*outer, of)) {
+                continue;
             }
-            for check in &of.checks {
-                self.check(check).map_err(|refusal| {
-                    Refusal::denied("type", last)
-                        .because(format!("Its CHECK constraint is not harmless ({}).", refusal.message))
-                        .at(offset)
-                })?;
-            }
+            self.judging.borrow_mut().push(of);
+            let judged = of.checks.iter().try_for_each(|check| self.check(check));
+            self.judging.borrow_mut().pop();
+            judged.map_err(|refusal| {
+                Refusal::denied("type", last)
+                    .because(format!("Its CHECK constraint is not harmless ({}).", refusal.message))
+                    .at(offset)
+            })?;
         }
         if known {
             return Ok(());
@@ -332,8 +335,8 @@ impl<'c> Names<'c> {
                     .at(offset)
             };
             // With its schema, constants alone may mean it.
-            if operator.later && schema.is_none() {
-                self.met.later(refusal);
+            if operator.later != 0 && schema.is_none() {
+                self.met.later(operator.later, refusal);
             } else {
                 return Err(refusal());
             }
