@@ -64,6 +64,9 @@ CREATE FUNCTION pre(my) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('p
 CREATE OPERATOR !! (RIGHTARG = my, FUNCTION = pre);
 CREATE FUNCTION int_to_my(int) RETURNS my LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('int to my'); RETURN NULL; END $$;
 CREATE CAST (int AS my) WITH FUNCTION int_to_my;
+CREATE VIEW v_bad AS SELECT id, vol(id) AS c FROM t;
+CREATE VIEW v_over AS SELECT count(c) AS c FROM v_bad WHERE c > 0;
+CREATE TABLE plain_dom (id int, d dom); INSERT INTO plain_dom VALUES (1, 'x');
 "#;
 
 /// Expressions that run something planted, or a function of the server's own that is no read.
@@ -161,6 +164,12 @@ pub const HARMFUL: &[&str] = &[
     "query_to_xml('select vol()',true,true,'')",
     "treat('counter'::regclass as nextval)",
     "(now()).dom",
+    "(SELECT c FROM v_bad LIMIT 1)",
+    "(SELECT c FROM public.v_over)",
+    "(SELECT lag(d, 1, 'y') OVER () FROM plain_dom)",
+    "(SELECT array_append(ARRAY[d], 'y')::text FROM plain_dom)",
+    "(SELECT array_agg(d) = '{y}' FROM plain_dom)",
+    "(SELECT coalesce(p, '(1,y)')::text FROM plain_dom p)",
 ];
 
 /// Places of an expression.
