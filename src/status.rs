@@ -278,6 +278,11 @@ impl SourceReporter {
         });
     }
 
+    /// The catalogue in force is the one that the source has.
+    pub fn catalogue_confirmed(&self) {
+        self.modify(|source| source.catalogue_fault.take().is_some());
+    }
+
     /// No new catalogue could be loaded.
     pub fn catalogue_failed(&self, fault: Fault) {
         self.modify(|source| source.catalogue_fault.replace(fault) != Some(fault));

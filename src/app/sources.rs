@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{Notify, watch};
-use tokio::task::AbortHandle;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config;
@@ -18,12 +19,16 @@ use crate::metrics::{Metrics, SourceMetrics};
 use crate::session::{self, OpenSource, Snapshot};
 use crate::sql;
 use crate::sql::catalogue::Catalogue;
+use crate::sql::catalogue::graph::{self, Rows};
 use crate::sql::comment::CommentFormat;
 use crate::status::{Fault, SourceReporter, Status};
-use crate::upstream::{Source, SourceError, catalogue};
+use crate::upstream::catalogue::{LoadError, Loader};
+use crate::upstream::{Source, SourceError};
 
 /// A catalogue is not asked for more often than this, however many unknown functions are named.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+/// Nor for longer than one part in so many, however long it takes.
+const IDLE: u32 = 10;
 /// After a failure the pause doubles up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// For one load of a catalogue, from dial to the last row.
@@ -170,9 +175,11 @@ impl Keeper {
     }
 
     async fn run(self) {
+        let mut loader = Loader::default();
         let mut backoff = SHORTEST_PAUSE;
         loop {
-            let pause = match self.load().await {
+            let began = Instant::now();
+            let pause = match self.load(&mut loader).await {
                 Ok(()) => {
                     backoff = SHORTEST_PAUSE;
                     self.config.catalogue_refresh
@@ -191,39 +198,65 @@ impl Keeper {
             let now = Instant::now();
             tokio::select! {
                 () = sleep_until(now + pause) => {}
-                () = self.stale.notified() => sleep_until(now + SHORTEST_PAUSE).await,
+                // Whoever names unknown functions makes the source busy for a small part of the time only.
+                () = self.stale.notified() => sleep_until(now + SHORTEST_PAUSE.max((now - began) * IDLE)).await,
             }
         }
     }
 
-    async fn load(&self) -> Result<(), (Fault, String)> {
-        let (version, catalogue) = load_catalogue(&self.source).await?;
+    async fn load(&self, loader: &mut Loader) -> Result<(), (Fault, String)> {
+        let began = Instant::now();
+        let source = Arc::clone(&self.source);
+        let runtime = Handle::current();
+        let mut taken = std::mem::take(loader);
+        // Dropped with this future, which ends the work.
+        let (_wanted, unwanted) = oneshot::channel::<()>();
+        // Reading and judging a large catalogue takes a processor for seconds: not one that moves bytes.
+        let work = spawn_blocking(move || {
+            let loaded = runtime.block_on(async {
+                tokio::select! {
+                    loaded = load_rows(&source, &mut taken) => loaded,
+                    _ = unwanted => Err((Fault::Catalogue, "the source is not kept any more".to_owned())),
+                }
+            });
+            (taken, loaded.map(|(version, rows)| (version, rows.map(|rows| graph::judge(&rows).build()))))
+        });
+        let (returned, loaded) = work.await.map_err(|error| (Fault::Catalogue, error.to_string()))?;
+        *loader = returned;
+        let (version, catalogue) = loaded?;
         self.metrics.up(true);
         self.reporter.up(&version);
+        self.metrics.catalogue_loaded(SystemTime::now());
+        let Some(catalogue) = catalogue else {
+            self.reporter.catalogue_confirmed();
+            return Ok(());
+        };
         let same = self.published.borrow().as_ref().is_some_and(|snapshot| *snapshot.catalogue == catalogue);
         let (functions, _, _) = catalogue.size();
-        if !same {
+        if same {
+            self.reporter.catalogue_confirmed();
+        } else {
             let generation = self.publish(Arc::new(catalogue));
-            tracing::info!(source = %self.config.name, generation, functions, version, "function catalogue in force");
+            let took = began.elapsed().as_millis();
+            tracing::info!(source = %self.config.name, generation, functions, version, took, "function catalogue in force");
             self.reporter.catalogue(generation, functions);
         }
-        self.metrics.catalogue_loaded(SystemTime::now());
         Ok(())
     }
 }
 
-/// Asks a source for its version and its functions.
+/// Asks a source for its version and what is in its catalogs; nothing, if that is as it was.
 ///
 /// # Errors
 /// What failed, in general words and in full; the second is for the log.
-pub(super) async fn load_catalogue(source: &Source) -> Result<(String, Catalogue), (Fault, String)> {
+async fn load_rows(source: &Source, loader: &mut Loader) -> Result<(String, Option<Rows>), (Fault, String)> {
     let load = async {
         let (client, connection) =
             source.client().await.map_err(|error| (session::fault(&error), error.to_string()))?;
-        let failed = |error: tokio_postgres::Error| (Fault::Catalogue, error.to_string());
+        let failed = |error: LoadError| (Fault::Catalogue, error.to_string());
         let loading = async {
             let version = client.query_one("SHOW server_version", &[]).await?.try_get::<_, String>(0)?;
-            Ok((version, catalogue::load(&client).await?))
+            Ok((version, loader.rows(&client).await?))
         };
         tokio::pin!(connection);
         tokio::select! {
@@ -237,4 +270,13 @@ pub(super) async fn load_catalogue(source: &Source) -> Result<(String, Catalogue
     timeout(LOAD_LIMIT, load)
         .await
         .map_err(|_| (Fault::Timeout, "the function catalogue took too long".to_owned()))?
+}
+
+/// Loads a source's catalogue once.
+///
+/// # Errors
+/// As for the keeper's loads.
+pub(super) async fn load_catalogue(source: &Source) -> Result<(String, Catalogue), (Fault, String)> {
+    let (version, rows) = load_rows(source, &mut Loader::default()).await?;
+    Ok((version, rows.map(|rows| graph::judge(&rows).build()).unwrap_or_default()))
 }

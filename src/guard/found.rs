@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use super::met::Met;
 use super::names::Names;
 use super::walk::Walk;
 use super::{Judge, Piece, pieces};
@@ -86,7 +87,12 @@ fn of_statement(tokens: &[Token<'_>], notes: &Notes) -> bool {
     let before = notes.borrow().len();
     let judge = Judge {
         walk: Walk {
-            names: Names { catalogue: &Catalogue::default(), notes: Some(notes) },
+            names: Names {
+                catalogue: &Catalogue::default(),
+                met: &Met::default(),
+                notes: Some(notes),
+                judging: RefCell::default(),
+            },
             set_config: Cell::new(0),
             with: Cell::new(false),
         },

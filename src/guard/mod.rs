@@ -3,13 +3,14 @@
 //! Invariant: a [`Permit`] is made in this room only, and only for text that was judged here; what
 //! is not known to be harmless is refused. Nothing here performs I/O.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 
 use crate::ids::{SourceName, StatementClass};
 use crate::sql::Limits;
 use crate::sql::catalogue::Catalogue;
+use crate::sql::front;
 use crate::sql::lexer::{self, Kind, LexError, Problem, Token};
 use crate::sql::parse::{self, ParseError, Tree};
 use crate::sql::statement::{self, Copied, Query, SetValue, Statement, Transaction};
@@ -17,6 +18,7 @@ use crate::sql::statement::{self, Copied, Query, SetValue, Statement, Transactio
 mod cache;
 mod found;
 mod function_call;
+mod met;
 mod names;
 mod permit;
 mod refusal;
@@ -33,6 +35,7 @@ pub use permit::Permit;
 pub use refusal::Refusal;
 pub use verdict::{Admitted, Effect, Form, Mode, Step, Verdict};
 
+use met::Met;
 use names::Names;
 use walk::Walk;
 
@@ -66,14 +69,22 @@ pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refu
     if ctx.mode == Mode::ReadWrite {
         return Ok(());
     }
-    let names = Names { catalogue: ctx.catalogue, notes: None };
     for oid in types.get(2..).unwrap_or_default().chunks_exact(4) {
         let oid = oid.iter().fold(0, |oid, byte| oid << 8 | u32::from(*byte));
+        let met = Met::default();
+        let names = Names { catalogue: ctx.catalogue, met: &met, notes: None, judging: RefCell::default() };
         let judged = match ctx.catalogue.type_name(oid) {
             Some(None) => Ok(()),
             Some(Some((schema, name))) => names.r#type(&[schema, name], None),
             None => names.r#type(&[&oid.to_string()], None),
         };
+        // The text was judged, or will be, as one without values of it.
+        let judged = judged.and_then(|()| match met.carries.get() {
+            0 => Ok(()),
+            _ => Err(Refusal::denied("parameter type", &oid.to_string())
+                .because("Some operator over values of it is not harmless.")
+                .hint("Write a cast to it in the statement.")),
+        });
         judged.map_err(|refusal| refusal.for_source(ctx.source))?;
     }
     Ok(())
@@ -179,15 +190,16 @@ fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Outcome {
         Ok(statement) => statement,
         Err(error) => return Err(of_parser(error)),
     };
+    let met = Met::default();
     let judge = Judge {
         walk: Walk {
-            names: Names { catalogue: ctx.catalogue, notes: None },
+            names: Names { catalogue: ctx.catalogue, met: &met, notes: None, judging: RefCell::default() },
             set_config: Cell::new(0),
             with: Cell::new(false),
         },
         mode: ctx.mode,
     };
-    let outcome = judge.statement(&statement);
+    let outcome = judge.statement(&statement).and_then(|admitted| met.judge(tokens).map(|()| admitted));
     match (ctx.mode, outcome) {
         (Mode::ReadWrite, Err(refusal)) => judge.for_writer(&statement, refusal),
         (_, outcome) => outcome,
@@ -297,9 +309,13 @@ impl Judge<'_> {
     }
 
     fn tree(&self, tree: &Tree) -> Result<(), Refusal> {
-        for literal in &tree.typed_literals {
-            let name: Vec<&str> = literal.name.iter().map(String::as_str).collect();
-            self.walk.names.r#type(&name, Some(literal.offset))?;
+        for front::Name { parts, offset } in &tree.beside.types {
+            let name: Vec<&str> = parts.iter().map(String::as_str).collect();
+            self.walk.names.r#type(&name, Some(*offset))?;
+        }
+        for front::Name { parts, offset } in &tree.beside.functions {
+            let name: Vec<&str> = parts.iter().map(String::as_str).collect();
+            self.walk.names.function(&name, false, true, Some(*offset))?;
         }
         self.walk.query(&tree.query)
     }

@@ -3,8 +3,12 @@
 //! Invariant: a name is admitted when everything it could mean is harmless, and refused when nothing
 //! of that name is known.
 
+use std::cell::RefCell;
+
 use super::found::{Found, FoundKind, Notes};
+use super::met::Met;
 use crate::guard::Refusal;
+use crate::guard::refusal::short;
 use crate::sql::Limits;
 use crate::sql::catalogue::{Catalogue, Function, Harm, Type};
 use crate::sql::keyword::Category;
@@ -31,6 +35,7 @@ const SYNTAX: &[&str] = &[
     "xmlpi",
     "xmlroot",
     "xmlserialize",
+    "xmltable",
 ];
 
 /// Key words of versions from 16 on; before that, names of functions that somebody may have made.
@@ -44,6 +49,7 @@ const LATER_SYNTAX: &[&str] = &[
     "json_query",
     "json_scalar",
     "json_serialize",
+    "json_table",
     "json_value",
     "merge_action",
 ];
@@ -64,11 +70,13 @@ const VALUES: &[&str] = &[
     "user",
 ];
 
-#[derive(Clone, Copy)]
 pub(super) struct Names<'c> {
     pub catalogue: &'c Catalogue,
+    pub met: &'c Met<'c>,
     /// Where names are written down; then nothing is judged.
     pub notes: Option<&'c Notes>,
+    /// Types whose CHECKs are being judged: one that its own CHECK names is judged once.
+    pub judging: RefCell<Vec<&'c Type>>,
 }
 
 /// Does `schema`, where one is given, leave this entry?
@@ -76,15 +84,20 @@ fn in_schema(schema: Option<&str>, of: &str) -> bool {
     schema.is_none_or(|schema| schema == of)
 }
 
-fn harm(name: &str, harm: Harm) -> Refusal {
+fn harm(name: &str, function: &Function) -> Option<Refusal> {
+    let why = function.harm.as_ref()?;
     let refusal = Refusal::function(name);
-    match harm {
-        Harm::Denied(reason) => refusal.because(format!("It is never called through the gateway: {reason}.")),
-        Harm::Procedure => refusal.because("It is a procedure."),
-        Harm::Volatile => refusal
-            .because("It is volatile, so it may write.")
+    let full = format!("{}.{name}", short(&function.schema));
+    Some(match (why, &function.why) {
+        (_, Some(why)) => refusal.because(format!("It is about {full}. {why}")),
+        (Harm::Denied(reason), None) => {
+            refusal.because(format!("It is never called through the gateway: {reason}."))
+        }
+        (Harm::Procedure, None) => refusal.because(format!("{full} is a procedure.")),
+        (Harm::Volatile, None) => refusal
+            .because(format!("{full} is volatile, so it may write."))
             .hint("If it only reads, its owner can declare it STABLE."),
-    }
+    })
 }
 
 impl<'c> Names<'c> {
@@ -145,9 +158,7 @@ impl<'c> Names<'c> {
         let mut known = false;
         for function in self.functions(schema, last) {
             known = true;
-            if let Some(why) = function.harm {
-                return Err(harm(last, why).at(offset));
-            }
+            self.called(last, schema, function, offset)?;
         }
         // Where no function fits, PostgreSQL reads `type(x)` as a cast.
         if self.types(schema, last).next().is_some() {
@@ -157,13 +168,72 @@ impl<'c> Names<'c> {
         if known || (unquoted && schema.is_none() && LATER_SYNTAX.contains(&last)) {
             return Ok(());
         }
-        if let Some(reason) = crate::sql::known::denied(last) {
-            return Err(harm(last, Harm::Denied(reason)).at(offset));
-        }
         Err(Refusal::function(last)
             .because("No function of this name is known there.")
             .hint("A function that was just created is known after the next refresh of the catalogue.")
             .at(offset))
+    }
+
+    /// One function that a call may mean.
+    fn called(
+        &self,
+        name: &str,
+        schema: Option<&str>,
+        function: &'c Function,
+        offset: Option<usize>,
+    ) -> Result<()> {
+        if let Some(mut refusal) = harm(name, function) {
+            // One schema's function closes a name that PostgreSQL has a harmless one of.
+            if schema.is_none()
+                && &*function.schema != "pg_catalog"
+                && self
+                    .catalogue
+                    .functions(name)
+                    .iter()
+                    .any(|other| &*other.schema == "pg_catalog" && other.harm.is_none())
+            {
+                refusal = refusal.hint(format!(
+                    "Write pg_catalog.{name} to call PostgreSQL's own, whatever the schema {} has.",
+                    short(&function.schema)
+                ));
+            }
+            return Err(refusal.at(offset));
+        }
+        self.met.carry(function.carries);
+        if let Some(domain) = &function.domain {
+            self.met.domain.set(Some(domain));
+        }
+        if function.mixes && self.met.mixes.get().is_none() {
+            self.met.mixes.set(Some(offset.unwrap_or_default()));
+        }
+        Ok(())
+    }
+
+    /// A table, view or materialized view that is read.
+    pub fn relation(&self, name: &[&str], offset: Option<usize>) -> Result<()> {
+        let Some((schema, last)) = Self::parts(name) else {
+            return Err(Refusal::unverified("improper qualified name").at(offset));
+        };
+        if self.noted(FoundKind::Relation, name, offset) {
+            return Ok(());
+        }
+        for relation in self.catalogue.relations(last) {
+            if !in_schema(schema, &relation.schema) {
+                continue;
+            }
+            if let Some(why) = &relation.why {
+                return Err(Refusal::denied("relation", last)
+                    .because(format!("It is about {}.{}. {why}", short(&relation.schema), short(last)))
+                    .hint("If the function only reads, its owner can declare it STABLE.")
+                    .at(offset));
+            }
+            self.met.carry(relation.carries);
+            if let Some(domain) = &relation.domain {
+                self.met.domain.set(Some(domain));
+                self.met.row(last);
+            }
+        }
+        Ok(())
     }
 
     /// `a.name`, which is `name(a)` when `a` has no such column, and a cast where no function fits.
@@ -172,10 +242,8 @@ impl<'c> Names<'c> {
             return Ok(());
         }
         for function in self.catalogue.functions(name) {
-            if function.one_argument
-                && let Some(why) = function.harm
-            {
-                return Err(harm(name, why).at(offset));
+            if function.one_argument {
+                self.called(name, None, function, offset)?;
             }
         }
         if !name.is_ascii() && self.catalogue.has_harmful_letters() {
@@ -199,17 +267,23 @@ impl<'c> Names<'c> {
         for of in self.types(schema, last) {
             known = true;
             if let Some(function) = &of.volatile_function {
-                return Err(Refusal::denied("type", last)
-                    .because(format!("Making a value of it runs the volatile function {function}."))
-                    .at(offset));
+                return Err(Refusal::denied("type", last).because(function.as_ref()).at(offset));
             }
-            for check in &of.checks {
-                self.check(check).map_err(|refusal| {
-                    Refusal::denied("type", last)
-                        .because(format!("Its CHECK constraint is not harmless ({}).", refusal.message))
-                        .at(offset)
-                })?;
+            self.met.carry(of.carries);
+            if let Some((types, why)) = &of.later {
+                self.met.later(*types, || Refusal::denied("cast to", last).because(why.as_ref()).at(offset));
             }
+            if self.judging.borrow().iter().any(|outer| std::ptr::eq(*outer, of)) {
+                continue;
+            }
+            self.judging.borrow_mut().push(of);
+            let judged = of.checks.iter().try_for_each(|check| self.check(check));
+            self.judging.borrow_mut().pop();
+            judged.map_err(|refusal| {
+                Refusal::denied("type", last)
+                    .because(format!("Its CHECK constraint is not harmless ({}).", refusal.message))
+                    .at(offset)
+            })?;
         }
         if known {
             return Ok(());
@@ -228,7 +302,7 @@ impl<'c> Names<'c> {
             let call = tokens.get(at + 1).is_some_and(|next| next.kind == Kind::LeftParen);
             let (name, from) = qualified(&tokens, at);
             match token.kind {
-                Kind::Operator => self.operator(&token.text, None)?,
+                Kind::Operator => self.operator(&token.text, None, None)?,
                 Kind::Word(Category::Reserved | Category::TypeFunction | Category::ColumnName)
                     if from == at => {}
                 Kind::Word(_) | Kind::Quoted if call && !token.is("check") => {
@@ -242,17 +316,32 @@ impl<'c> Names<'c> {
     }
 
     /// An operator by its symbol, whatever its operands.
-    pub fn operator(&self, symbol: &str, offset: Option<usize>) -> Result<()> {
+    fn operator(&self, symbol: &str, schema: Option<&str>, offset: Option<usize>) -> Result<()> {
         if self.noted(FoundKind::Operator, &[symbol], offset) {
             return Ok(());
         }
-        match self.catalogue.harmful_operator(symbol) {
-            None => Ok(()),
-            Some(function) => Err(Refusal::denied("operator", symbol)
-                .because(format!("It may run the function {function}, which is not harmless."))
-                .hint("If the function only reads, its owner can declare it STABLE.")
-                .at(offset)),
+        for operator in self.catalogue.harmful_operators(symbol) {
+            if !in_schema(schema, &operator.schema) {
+                continue;
+            }
+            let refusal = || {
+                let full = format!("{}.{symbol}", short(&operator.schema));
+                Refusal::denied("operator", symbol)
+                    .because(format!("It is about {full}. {}", operator.why))
+                    .hint(format!(
+                        "Write OPERATOR(pg_catalog.{symbol}) for PostgreSQL's own; if the function only reads, \
+                         its owner can declare it STABLE."
+                    ))
+                    .at(offset)
+            };
+            // With its schema, constants alone may mean it.
+            if operator.later != 0 && schema.is_none() {
+                self.met.later(operator.later, refusal);
+            } else {
+                return Err(refusal());
+            }
         }
+        Ok(())
     }
 
     /// Judges a query by its tokens alone, whatever a parser makes of them: no harmful function may
@@ -260,20 +349,23 @@ impl<'c> Names<'c> {
     ///
     /// Returns how many calls of `set_config` there are; the walk judges each.
     pub fn tokens(&self, tokens: &[Token<'_>]) -> Result<usize> {
+        if let Some(why) = self.catalogue.anywhere() {
+            return Err(Refusal::denied("queries", "on this source").because(why));
+        }
         let mut set_config = 0;
         for (at, token) in tokens.iter().enumerate() {
             let offset = Some(token.start);
             match token.kind {
-                Kind::Operator => self.operator(&token.text, offset)?,
+                Kind::Operator => self.operator(&token.text, operator_schema(tokens, at), offset)?,
                 // The walk notes the others where they stand.
                 _ if self.notes.is_some() => {}
                 Kind::Word(_) | Kind::Quoted => {
                     if self.catalogue.has_harmful_operators() && matches!(token.kind, Kind::Word(_)) {
                         for symbol in implied_operators(&token.text) {
-                            self.operator(symbol, offset)?;
+                            self.operator(symbol, None, offset)?;
                         }
                         if token.is("not") && tokens.get(at + 1).is_some_and(|next| next.is("in")) {
-                            self.operator("<>", offset)?;
+                            self.operator("<>", None, offset)?;
                         }
                     }
                     let field = at.checked_sub(1).and_then(|at| tokens.get(at)).map(|token| token.kind)
@@ -298,9 +390,7 @@ impl<'c> Names<'c> {
                         _ => None,
                     };
                     for function in self.functions(schema, &token.text) {
-                        if let Some(why) = function.harm {
-                            return Err(harm(&token.text, why).at(offset));
-                        }
+                        self.called(&token.text, schema, function, offset)?;
                     }
                 }
                 _ => {}
@@ -320,6 +410,13 @@ fn qualified<'t, 'a>(tokens: &'t [Token<'a>], at: usize) -> (Vec<&'t Token<'a>>,
         from -= 2;
     }
     (tokens.get(from..=at).unwrap_or_default().iter().step_by(2).collect(), from)
+}
+
+/// The schema of an operator in `OPERATOR(schema.symbol)`.
+fn operator_schema<'t>(tokens: &'t [Token<'_>], at: usize) -> Option<&'t str> {
+    let dot = tokens.get(at.checked_sub(1)?)?;
+    let schema = tokens.get(at.checked_sub(2)?)?;
+    (dot.kind == Kind::Dot && matches!(schema.kind, Kind::Word(_) | Kind::Quoted)).then_some(&*schema.text)
 }
 
 /// Operators that syntax uses without writing them.

@@ -5,8 +5,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::known;
+use super::known::Known;
 
+pub mod graph;
+pub mod nodes;
 pub mod queries;
 mod stock;
 
@@ -64,13 +66,60 @@ pub struct TypeRow {
     pub checks: Vec<String>,
 }
 
+/// A relation that is not read just so.
+#[derive(Clone, Debug)]
+pub struct RelationRow {
+    pub schema: String,
+    pub name: String,
+    /// What reading it comes to, if that is not harmless.
+    pub why: Option<String>,
+    /// A domain of its columns that is not harmless to make.
+    pub domain: Option<String>,
+    /// Of which types it holds values without which some operator cannot be meant.
+    pub carries: Carried,
+}
+
+/// A set of types, each a bit; from the 64th on they share one.
+pub type Carried = u64;
+
+/// What the graph of a server says of a function.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Judged {
+    harm: Option<Harm>,
+    why: Option<Box<str>>,
+    carries: Carried,
+    domain: Option<Box<str>>,
+    mixes: bool,
+}
+
+/// An operator that is not harmless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JudgedOperator {
+    pub symbol: Box<str>,
+    pub schema: Box<str>,
+    pub why: Box<str>,
+    /// It is only meant where something in the statement carries values of one of these types; 0: anywhere.
+    pub later: Carried,
+}
+
 /// Why a function is not harmless.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Harm {
     Volatile,
     /// It runs SQL from text, reaches tables by name or does something that no read needs.
-    Denied(&'static str),
+    Denied(Box<str>),
     Procedure,
+}
+
+impl Harm {
+    /// In the words of a refusal.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Volatile => "it is volatile, so it may write",
+            Self::Denied(reason) => reason,
+            Self::Procedure => "it is a procedure",
+        }
+    }
 }
 
 /// One function of a name.
@@ -81,16 +130,37 @@ pub struct Function {
     pub volatility: Volatility,
     pub one_argument: bool,
     pub harm: Option<Harm>,
+    /// What a call comes to, where its own mark does not say it.
+    pub why: Option<Box<str>>,
+    /// Of which types it takes or returns values without which some operator cannot be meant.
+    pub carries: Carried,
+    /// A domain that it takes or returns and that is not harmless to make.
+    pub domain: Option<Box<str>>,
+    /// Can a call make a value of an argument's type out of a constant?
+    pub mixes: bool,
+}
+
+/// One relation that is not read just so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relation {
+    pub schema: Box<str>,
+    pub why: Option<Box<str>>,
+    pub domain: Option<Box<str>>,
+    pub carries: Carried,
 }
 
 /// One type of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Type {
     pub schema: Box<str>,
-    /// A volatile function that making a value of it may run.
+    /// A volatile function that making a value of it may run, or what naming it comes to.
     pub volatile_function: Option<Box<str>>,
     /// CHECK constraints that making a value of it evaluates, those of its parts included.
     pub checks: Box<[Box<str>]>,
+    /// Of which types it holds values without which some operator cannot be meant.
+    pub carries: Carried,
+    /// What a cast to it runs where values of one of these types are.
+    pub later: Option<(Carried, Box<str>)>,
 }
 
 /// The functions, operators and types of one server.
@@ -99,8 +169,12 @@ pub struct Type {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalogue {
     functions: HashMap<Box<str>, Vec<Function>>,
-    /// By symbol, the functions that are not harmless.
-    operators: HashMap<Box<str>, Vec<Box<str>>>,
+    /// By symbol, those that are not harmless.
+    operators: HashMap<Box<str>, Vec<JudgedOperator>>,
+    /// By name, those that are not read just so.
+    relations: HashMap<Box<str>, Vec<Relation>>,
+    /// What any statement may run that is not harmless.
+    anywhere: Option<Box<str>>,
     types: HashMap<Box<str>, Vec<Type>>,
     /// Names of the types that are not the server's own, by OID.
     type_names: HashMap<u32, (Box<str>, Box<str>)>,
@@ -114,14 +188,42 @@ const FIRST_NORMAL_OID: u32 = 16384;
 /// Collects the rows of a server.
 #[derive(Debug, Default)]
 pub struct Builder {
-    functions: Vec<FunctionRow>,
+    functions: Vec<(FunctionRow, Option<Judged>)>,
     operators: Vec<OperatorRow>,
+    judged_operators: Vec<JudgedOperator>,
     types: Vec<TypeRow>,
+    /// Of the types at the same places, what the graph says.
+    carriers: HashMap<usize, (Carried, Option<(Carried, Box<str>)>)>,
+    relations: Vec<RelationRow>,
+    anywhere: Option<Box<str>>,
 }
 
 impl Builder {
     pub fn function(&mut self, row: FunctionRow) {
-        self.functions.push(row);
+        self.functions.push((row, None));
+    }
+
+    pub(crate) fn judged_function(&mut self, row: FunctionRow, judged: Judged) {
+        self.functions.push((row, Some(judged)));
+    }
+
+    pub fn judged_operator(&mut self, row: JudgedOperator) {
+        self.judged_operators.push(row);
+    }
+
+    /// A type whose `volatile_function` is a whole sentence.
+    pub(crate) fn judged_type(&mut self, row: TypeRow, carries: Carried, later: Option<(Carried, String)>) {
+        let later = later.map(|(carried, why)| (carried, why.into()));
+        self.carriers.insert(self.types.len(), (carries, later));
+        self.types.push(row);
+    }
+
+    pub fn relation(&mut self, row: RelationRow) {
+        self.relations.push(row);
+    }
+
+    pub(crate) fn anywhere(&mut self, why: String) {
+        self.anywhere = Some(why.into());
     }
 
     pub fn operator(&mut self, row: OperatorRow) {
@@ -133,27 +235,47 @@ impl Builder {
     }
 
     pub fn build(self) -> Catalogue {
-        let mut catalogue = Catalogue::default();
-        for row in self.functions {
-            catalogue.add_function(row);
+        let mut catalogue = Catalogue { anywhere: self.anywhere, ..Catalogue::default() };
+        let known = Known::embedded();
+        for (row, judged) in self.functions {
+            catalogue.add_function(row, judged, &known);
         }
         for row in self.operators {
-            if harm(&row.function_schema, &row.function, FunctionKind::Function, row.volatility).is_some() {
-                let functions = catalogue.operators.entry(row.symbol.into()).or_default();
-                if !functions.iter().any(|known| **known == *row.function) {
-                    functions.push(row.function.into());
-                }
+            let (schema, name) = (&row.function_schema, &row.function);
+            if let Some(harm) = harm(&known, schema, name, None, FunctionKind::Function, row.volatility) {
+                catalogue.add_operator(JudgedOperator {
+                    symbol: row.symbol.into(),
+                    schema: schema.as_str().into(),
+                    why: format!("It may run the function {schema}.{name}: {}.", harm.reason()).into(),
+                    later: 0,
+                });
             }
         }
+        for row in self.judged_operators {
+            catalogue.add_operator(row);
+        }
+        for row in self.relations {
+            let relation = Relation {
+                schema: row.schema.into(),
+                why: row.why.map(Into::into),
+                domain: row.domain.map(Into::into),
+                carries: row.carries,
+            };
+            catalogue.relations.entry(row.name.into()).or_default().push(relation);
+        }
         let by_oid: HashMap<u32, &TypeRow> = self.types.iter().map(|row| (row.oid, row)).collect();
-        for row in &self.types {
+        for (at, row) in self.types.iter().enumerate() {
             let reached = reached(row, &by_oid);
+            let judged = self.carriers.get(&at);
+            let volatile_function = reached.iter().find_map(|row| row.volatile_function.as_deref());
             let r#type = Type {
                 schema: row.schema.as_str().into(),
-                volatile_function: reached
-                    .iter()
-                    .find_map(|row| row.volatile_function.as_deref())
-                    .map(Into::into),
+                volatile_function: volatile_function.map(|why| match judged {
+                    Some(_) => why.into(),
+                    None => format!("Making a value of it runs the volatile function {why}.").into(),
+                }),
+                carries: judged.map_or(0, |(carries, _)| *carries),
+                later: judged.and_then(|(_, later)| later.clone()),
                 checks: reached
                     .iter()
                     .flat_map(|row| &row.checks)
@@ -190,15 +312,25 @@ fn reached<'r>(row: &'r TypeRow, by_oid: &HashMap<u32, &'r TypeRow>) -> Vec<&'r 
     reached
 }
 
-fn harm(schema: &str, name: &str, kind: FunctionKind, volatility: Volatility) -> Option<Harm> {
-    if let Some(reason) = known::denied(name) {
-        return Some(Harm::Denied(reason));
+fn harm(
+    known: &Known,
+    schema: &str,
+    name: &str,
+    extension: Option<&str>,
+    kind: FunctionKind,
+    volatility: Volatility,
+) -> Option<Harm> {
+    if let Some(reason) = known.denied(name) {
+        return Some(Harm::Denied(reason.into()));
     }
     match (kind, volatility) {
         (FunctionKind::Procedure, _) => Some(Harm::Procedure),
         (_, Volatility::Immutable | Volatility::Stable) => None,
-        (_, Volatility::Volatile) if known::harmless(schema, name).is_some() => None,
-        (_, Volatility::Volatile) => Some(Harm::Volatile),
+        (_, Volatility::Volatile) if known.harmless(schema, name, extension).is_some() => None,
+        (_, Volatility::Volatile) => Some(match known.explained(name) {
+            Some(reason) => Harm::Denied(reason.into()),
+            None => Harm::Volatile,
+        }),
     }
 }
 
@@ -207,9 +339,17 @@ impl Catalogue {
         Builder::default()
     }
 
-    fn add_function(&mut self, row: FunctionRow) {
+    fn add_function(&mut self, row: FunctionRow, judged: Option<Judged>, known: &Known) {
+        let judged = judged.unwrap_or_else(|| Judged {
+            harm: harm(known, &row.schema, &row.name, None, row.kind, row.volatility),
+            ..Judged::default()
+        });
         let function = Function {
-            harm: harm(&row.schema, &row.name, row.kind, row.volatility),
+            harm: judged.harm,
+            why: judged.why,
+            carries: judged.carries,
+            domain: judged.domain,
+            mixes: judged.mixes,
             schema: row.schema.into(),
             kind: row.kind,
             volatility: row.volatility,
@@ -219,6 +359,13 @@ impl Catalogue {
         let overloads = self.functions.entry(row.name.into()).or_default();
         if !overloads.contains(&function) {
             overloads.push(function);
+        }
+    }
+
+    fn add_operator(&mut self, row: JudgedOperator) {
+        let operators = self.operators.entry(row.symbol.clone()).or_default();
+        if !operators.contains(&row) {
+            operators.push(row);
         }
     }
 
@@ -247,12 +394,25 @@ impl Catalogue {
         self.type_names.get(&oid).map(|(schema, name)| Some((&**schema, &**name)))
     }
 
-    /// A function that is not harmless and that this operator symbol may run.
-    pub fn harmful_operator(&self, symbol: &str) -> Option<&str> {
+    /// The operators of this symbol that are not harmless, in any schema.
+    pub fn harmful_operators(&self, symbol: &str) -> &[JudgedOperator] {
         if self.operators.is_empty() {
-            return None;
+            return &[];
         }
-        self.operators.get(symbol).and_then(|functions| functions.first()).map(|function| &**function)
+        self.operators.get(symbol).map_or(&[], Vec::as_slice)
+    }
+
+    /// The relations of this name that are not read just so, in any schema.
+    pub fn relations(&self, name: &str) -> &[Relation] {
+        if self.relations.is_empty() {
+            return &[];
+        }
+        self.relations.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// What any statement may run that is not harmless.
+    pub fn anywhere(&self) -> Option<&str> {
+        self.anywhere.as_deref()
     }
 
     /// Is there any operator that is not harmless?

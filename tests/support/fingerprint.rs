@@ -17,27 +17,12 @@ pub struct Fingerprint(BTreeMap<String, String>);
 impl Fingerprint {
     /// Reads it as the superuser.
     pub async fn take(postgres: &Postgres) -> Self {
-        let mut parts = BTreeMap::new();
-        let client = postgres.superuser_client("postgres").await;
-        for (name, sql) in SHARED_PARTS {
-            parts.insert((*name).to_owned(), first_column(&client, sql).await.concat());
-        }
-        let databases = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn ORDER BY 1";
-        for database in first_column(&client, databases).await {
-            let client = postgres.superuser_client(&database).await;
-            let catalogues =
-                CATALOGUES.iter().map(|name| catalogue_digest(name)).collect::<Vec<_>>().join(" UNION ALL ");
-            let relations = first_column(&client, RELATIONS).await;
-            let contents =
-                relations.iter().map(|name| contents_digest(name)).collect::<Vec<_>>().join(" UNION ALL ");
-            for sql in [catalogues, contents] {
-                for row in rows(&client, &sql).await {
-                    let [part, digest] = row.as_slice() else { panic!("a digest has two columns") };
-                    parts.insert(format!("{database}: {part}"), digest.clone());
-                }
-            }
-        }
-        Self(parts)
+        Observer::connect(postgres).await.observe().await
+    }
+
+    /// A part that the caller has looked at.
+    pub fn add(&mut self, part: impl Into<String>, value: impl Into<String>) {
+        self.0.insert(part.into(), value.into());
     }
 
     /// The parts that differ.
@@ -64,6 +49,63 @@ impl Fingerprint {
     }
 }
 
+/// Sessions of the harness for many fingerprints of one server, without a new connection for each.
+pub struct Observer {
+    shared: Client,
+    databases: Vec<(String, Client, String)>,
+}
+
+impl Observer {
+    /// Connects to every database that there is now; one that is made later is seen in `databases`.
+    pub async fn connect(postgres: &Postgres) -> Self {
+        let shared = postgres.superuser_client("postgres").await;
+        let names = "SELECT datname FROM pg_catalog.pg_database WHERE datallowconn ORDER BY 1";
+        let mut databases = Vec::new();
+        for database in first_column(&shared, names).await {
+            let client = postgres.superuser_client(&database).await;
+            let catalogues = first_column(&client, CATALOGUES).await;
+            let catalogues =
+                catalogues.iter().map(|name| catalogue_digest(name)).collect::<Vec<_>>().join(" UNION ALL ");
+            databases.push((database, client, catalogues));
+        }
+        Self { shared, databases }
+    }
+
+    /// The server as it is.
+    pub async fn observe(&self) -> Fingerprint {
+        let mut parts = BTreeMap::new();
+        for (name, sql) in SHARED_PARTS {
+            parts.insert((*name).to_owned(), first_column(&self.shared, sql).await.concat());
+        }
+        for (database, client, catalogues) in &self.databases {
+            let relations = first_column(client, RELATIONS).await;
+            let contents =
+                relations.iter().map(|name| contents_digest(name)).collect::<Vec<_>>().join(" UNION ALL ");
+            for sql in [catalogues, &contents] {
+                if sql.is_empty() {
+                    continue;
+                }
+                for row in rows(client, sql).await {
+                    let [part, digest] = row.as_slice() else { panic!("a digest has two columns") };
+                    parts.insert(format!("{database}: {part}"), digest.clone());
+                }
+            }
+        }
+        Fingerprint(parts)
+    }
+
+    /// One value, read by the session of the database `postgres`.
+    pub async fn value(&self, sql: &str) -> String {
+        first_column(&self.shared, sql).await.concat()
+    }
+
+    /// As `value`, in another database.
+    pub async fn value_in(&self, database: &str, sql: &str) -> String {
+        let found = self.databases.iter().find(|(name, ..)| name == database);
+        first_column(&found.expect("a database of the server").1, sql).await.concat()
+    }
+}
+
 impl fmt::Debug for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.0.iter()).finish()
@@ -76,51 +118,9 @@ const RELATIONS: &str = "SELECT c.oid::regclass::text FROM pg_catalog.pg_class A
     WHERE c.relkind IN ('r', 'm', 'S') AND n.nspname <> 'pg_catalog' AND n.nspname !~ '^pg_(toast|temp)' \
     AND (c.relkind <> 'm' OR c.relispopulated) ORDER BY 1";
 
-const CATALOGUES: &[&str] = &[
-    "pg_aggregate",
-    "pg_am",
-    "pg_attrdef",
-    "pg_attribute",
-    "pg_cast",
-    "pg_class",
-    "pg_collation",
-    "pg_constraint",
-    "pg_conversion",
-    "pg_default_acl",
-    "pg_depend",
-    "pg_description",
-    "pg_enum",
-    "pg_event_trigger",
-    "pg_extension",
-    "pg_foreign_data_wrapper",
-    "pg_foreign_server",
-    "pg_foreign_table",
-    "pg_index",
-    "pg_inherits",
-    "pg_init_privs",
-    "pg_language",
-    "pg_largeobject",
-    "pg_largeobject_metadata",
-    "pg_namespace",
-    "pg_opclass",
-    "pg_operator",
-    "pg_partitioned_table",
-    "pg_policy",
-    "pg_proc",
-    "pg_publication",
-    "pg_publication_rel",
-    "pg_range",
-    "pg_rewrite",
-    "pg_seclabel",
-    "pg_sequence",
-    "pg_statistic_ext",
-    "pg_transform",
-    "pg_trigger",
-    "pg_ts_config",
-    "pg_ts_dict",
-    "pg_type",
-    "pg_user_mapping",
-];
+/// All of a database's own; those that all databases share are in `SHARED_PARTS`.
+const CATALOGUES: &str = "SELECT c.relname FROM pg_catalog.pg_class AS c \
+    WHERE c.relkind = 'r' AND c.relnamespace = 'pg_catalog'::pg_catalog.regnamespace AND NOT c.relisshared ORDER BY 1";
 
 const SHARED_PARTS: &[(&str, &str)] = &[
     (
@@ -147,10 +147,6 @@ const SHARED_PARTS: &[(&str, &str)] = &[
         "tablespaces",
         "SELECT md5(string_agg(to_jsonb(t)::text, E'\\n' ORDER BY oid)) FROM pg_catalog.pg_tablespace AS t",
     ),
-    (
-        "comments and labels on shared objects",
-        "SELECT (SELECT count(*) FROM pg_catalog.pg_shdescription) || ' ' || (SELECT count(*) FROM pg_catalog.pg_shseclabel)",
-    ),
     ("subscriptions", "SELECT count(*) FROM pg_catalog.pg_subscription"),
     (
         "replication slots",
@@ -159,12 +155,17 @@ const SHARED_PARTS: &[(&str, &str)] = &[
     ("replication origins", "SELECT count(*) FROM pg_catalog.pg_replication_origin"),
     ("prepared transactions", "SELECT string_agg(gid, ' ' ORDER BY gid) FROM pg_catalog.pg_prepared_xacts"),
     ("advisory locks", "SELECT count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory'"),
+    (
+        "security labels, shared comments and dependencies",
+        "SELECT md5(string_agg(x, E'\\n' ORDER BY x)) FROM (SELECT t::text AS x FROM pg_catalog.pg_shdescription AS t \
+         UNION ALL SELECT t::text FROM pg_catalog.pg_shseclabel AS t UNION ALL SELECT t::text FROM pg_catalog.pg_shdepend AS t) AS y",
+    ),
     // Read-only transactions take no id; a write takes one even when it is rolled back.
     ("next transaction id", "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())"),
 ];
 
-/// Each change of a catalogue's row gives it a new version with the transaction's id; statistics and
-/// housekeeping, which overwrite rows in place, do not count.
+/// Each change of a catalogue's row gives it a new version with the transaction's id and another place; what
+/// overwrites rows in place (statistics, hints of what a table has) does not count.
 fn catalogue_digest(catalogue: &str) -> String {
     format!(
         "SELECT '{catalogue}', count(*) || ' rows, versions ' || coalesce(sum(xmin::text::bigint), 0) || ' ' || \
@@ -175,7 +176,7 @@ fn catalogue_digest(catalogue: &str) -> String {
 /// A sub-select, because a sequence has no row type of its own.
 fn contents_digest(relation: &str) -> String {
     format!(
-        "SELECT 'contents of ' || {}, count(*) || ' ' || coalesce(md5(string_agg(t::text, E'\\n' ORDER BY t::text \
+        "SELECT 'contents of ' || {0}, pg_catalog.pg_relation_filenode({0}) || ' ' || count(*) || ' ' || coalesce(md5(string_agg(t::text, E'\\n' ORDER BY t::text \
          COLLATE \"C\")), '') FROM (SELECT * FROM {relation}) AS t",
         quoted(relation)
     )

@@ -18,6 +18,7 @@
 pub mod certificates;
 pub mod fingerprint;
 pub mod gateway;
+pub mod hostile;
 pub mod log;
 pub mod postgres;
 

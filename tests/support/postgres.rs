@@ -63,6 +63,14 @@ impl Options {
         self.bin = Some(folder.into());
         self
     }
+
+    /// A major version, as `scripts/setup-postgres MAJOR` gets it; panics when it is not there.
+    pub fn version(self, major: u32) -> Self {
+        match find_version(major) {
+            Ok(folder) => self.bin(folder),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// PEM texts for `ssl = on`.
@@ -237,7 +245,8 @@ impl Postgres {
         command
     }
 
-    fn data(&self) -> PathBuf {
+    /// The server's data folder.
+    pub fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
@@ -526,6 +535,30 @@ pub fn find_bin() -> Result<PathBuf, String> {
              package postgresql, or name their folder in FEDGATE_PG_BIN"
                 .to_owned()
         })
+}
+
+/// The folder of a major version's programs: FEDGATE_PG_BIN_14 and so on, Debian's place, the cache of
+/// `scripts/setup-postgres`.
+pub fn find_version(major: u32) -> Result<PathBuf, String> {
+    let named = std::env::var_os(format!("FEDGATE_PG_BIN_{major}")).map(PathBuf::from);
+    let debian = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let caches = [
+        Some(PathBuf::from("/var/cache/fedgate")),
+        std::env::var_os("FEDGATE_CACHE").map(PathBuf::from),
+        std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home).map(|cache| cache.join("fedgate")),
+    ];
+    let cached = caches.into_iter().flatten().filter_map(|cache| fs::read_dir(cache).ok()).flatten();
+    let cached = cached.flatten().filter_map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        name.starts_with(&format!("postgres-{major}.")).then(|| entry.path().join("bin"))
+    });
+    named
+        .into_iter()
+        .chain([debian])
+        .chain(cached)
+        .find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
+        .ok_or_else(|| format!("no PostgreSQL {major} on this machine: run scripts/setup-postgres {major}"))
 }
 
 /// A fresh folder, short enough for a Unix socket and reachable by the server's user.

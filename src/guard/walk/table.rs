@@ -10,18 +10,13 @@ use sqlparser::ast::{
 };
 
 use super::{Result, Walk, foreign, name, offset, parts};
-use crate::guard::found::FoundKind;
-use crate::guard::{Refusal, types};
+use crate::guard::types;
 
 impl Walk<'_> {
     /// A table, view or materialized view that the statement reads: all of them pass here, with the
     /// names of its WITH queries, which look the same.
     pub(in crate::guard) fn table(&self, name: &[&str], offset: Option<usize>) -> Result {
-        match name {
-            _ if self.names.noted(FoundKind::Relation, name, offset) => Ok(()),
-            [_] | [_, _] | [_, _, _] => Ok(()),
-            _ => Err(Refusal::unverified("improper qualified name").at(offset)),
-        }
+        self.names.relation(name, offset)
     }
 
     /// The name of a table in FROM.
@@ -108,7 +103,14 @@ impl Walk<'_> {
                 self.alias(alias.as_ref())?;
                 self.sample(sample.as_ref())?;
                 match args {
-                    None => self.table_name(name),
+                    None => {
+                        let before = self.names.met.rows();
+                        self.table_name(name)?;
+                        if let Some(alias) = alias.as_ref().filter(|_| self.names.met.rows() > before) {
+                            self.names.met.alias(&alias.name.value);
+                        }
+                        Ok(())
+                    }
                     Some(TableFunctionArgs { args, settings }) => {
                         if settings.is_some() {
                             return foreign("SETTINGS");

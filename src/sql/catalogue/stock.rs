@@ -126,7 +126,7 @@ impl Builder {
     /// would need judging.
     pub fn to_text(&self) -> String {
         let mut lines: Vec<String> = Vec::new();
-        for row in &self.functions {
+        for (row, _) in &self.functions {
             let one = u8::from(row.one_argument);
             lines.push(format!(
                 "f\t{}\t{}\t{}\t{}\t{one}",
