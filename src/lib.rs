@@ -8,13 +8,18 @@
 //! | 6 | [`app`] (and `main`) | arguments, exit codes, the wiring, the order of draining |
 //! | 5 | [`http`] | health, metrics, API; sees receivers and handles only |
 //! | 4 | [`session`] | one client's life: startup, TLS, authentication, relay, cancel |
+//! | 4 | [`sync`] | the PII loop: catalog picture and policy document to a plan of masks |
 //! | 3 | [`upstream`] | dial, authenticate, pin, lease; every query method asks for a permit |
 //! | 2 | [`guard`] | a parsed statement in, permit or refusal out |
 //! | 1 | [`sql`], [`wire`], [`config`] | text to tree; bytes to frames; settings to validated types |
+//! | 1 | [`audit`] | events, their OCSF form, the spool on disk |
+//! | 0 | [`document`] | the policy document as people and the loop write it |
 //! | 0 | [`ids`], [`sqlstate`], [`metrics`], [`status`] | names, codes, handles |
 
 pub mod app;
+pub mod audit;
 pub mod config;
+pub mod document;
 pub mod guard;
 pub mod http;
 pub mod ids;
@@ -23,5 +28,6 @@ pub mod session;
 pub mod sql;
 pub mod sqlstate;
 pub mod status;
+pub mod sync;
 pub mod upstream;
 pub mod wire;

@@ -30,10 +30,14 @@ struct Case {
     sql: String,
     want: String,
     #[serde(default)]
+    class: Option<String>,
+    #[serde(default)]
+    although: Option<String>,
+    #[serde(default)]
     pg: Option<u32>,
 }
 
-fn admitted_cases() -> Vec<(String, Case)> {
+fn cases() -> Vec<(String, Case)> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guard");
     let mut cases = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -42,7 +46,7 @@ fn admitted_cases() -> Vec<(String, Case)> {
         let file = path.file_name().unwrap().to_string_lossy().into_owned();
         cases.extend(table.into_iter().map(|case| (file.clone(), case)));
     }
-    cases.retain(|(file, case)| case.want == "admit" && case.pg.is_none() && file != "writers.yaml");
+    cases.retain(|(file, case)| case.pg.is_none() && file != "writers.yaml");
     cases
 }
 
@@ -73,7 +77,7 @@ async fn what_is_admitted_parses_on_the_server() {
     let ctx = Context { catalogue: &catalogue, mode: Mode::ReadOnly, limits: &limits, source: &source };
     let mut wrong = Vec::new();
     let mut parsed = 0;
-    for (file, case) in admitted_cases() {
+    for (file, case) in cases().into_iter().filter(|(_, case)| case.want == "admit") {
         for step in judge(case.sql.as_bytes(), &ctx).steps {
             // Cases about a customer's own functions are refused on a stock catalogue.
             let Step::Admit(admitted) = step else { continue };
@@ -88,6 +92,58 @@ async fn what_is_admitted_parses_on_the_server() {
     }
     assert!(wrong.is_empty(), "{} of {parsed}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(parsed > 300, "only {parsed} statements were tried");
+}
+
+/// Lexing and grammar; beyond that a server speaks of names and types.
+async fn is_no_sql(client: &Client, text: &str) -> bool {
+    let error = within(client.prepare(text)).await.err();
+    let code = error.as_ref().and_then(tokio_postgres::Error::code);
+    [SqlState::SYNTAX_ERROR, SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_ESCAPE_SEQUENCE]
+        .iter()
+        .any(|state| code == Some(state))
+}
+
+#[tokio::test]
+async fn a_read_that_is_refused_says_why() {
+    let server = Postgres::start(Options::default());
+    let client = server.superuser_client("postgres").await;
+    let mut wrong = Vec::new();
+    let (mut tried, mut excused) = (0, 0);
+    for (file, case) in cases() {
+        let unread = case.want == "refuse" && case.class.as_deref() == Some("unverified");
+        // A server refuses several statements in a Parse, whatever they are.
+        if !unread || case.sql.contains(';') || file.starts_with("client_") {
+            continue;
+        }
+        tried += 1;
+        match (&case.although, is_no_sql(&client, &case.sql).await) {
+            (None, false) => wrong.push(format!("{file}: a server reads this: {}", case.sql)),
+            (Some(_), false) => excused += 1,
+            (Some(why), true) => {
+                wrong.push(format!("{file}: no server reads this, although {why}: {}", case.sql))
+            }
+            (None, true) => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {tried}, {excused} of them excused:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(tried > 100, "only {tried} statements were tried");
+}
+
+#[tokio::test]
+async fn each_command_that_is_refused_is_one_on_the_server() {
+    let server = Postgres::start(Options::default());
+    let client = server.superuser_client("postgres").await;
+    let mut wrong = Vec::new();
+    let mut tried = 0;
+    for (_, case) in cases().into_iter().filter(|(file, _)| file == "commands.yaml") {
+        tried += 1;
+        // A text is read before anything is looked up or done: nothing here is executed.
+        if is_no_sql(&client, &case.sql).await {
+            wrong.push(case.sql);
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(tried > 200, "only {tried} commands were tried");
 }
 
 /// What clients send to read, recorded from them: `scripts/record-statements`.

@@ -6,15 +6,17 @@
 use std::cell::{Cell, RefCell};
 
 use crate::guard::Refusal;
+use crate::sql::catalogue::Carried;
 use crate::sql::keyword::Category;
 use crate::sql::lexer::{Kind, Token};
 
 #[derive(Default)]
 pub(super) struct Met<'c> {
-    /// A value without which some operators and casts cannot be meant may be in the statement.
-    pub carries: Cell<bool>,
-    /// The first such operator or cast.
-    later: RefCell<Option<Refusal>>,
+    /// Types without whose values some operators and casts cannot be meant, and whose values the statement
+    /// may have.
+    pub carries: Cell<Carried>,
+    /// Such operators and casts, one for each set of types.
+    later: RefCell<Vec<(Carried, Refusal)>>,
     /// A domain that reading does not make values of.
     pub domain: Cell<Option<&'c str>>,
     /// By which names tables with such columns are called.
@@ -24,10 +26,14 @@ pub(super) struct Met<'c> {
 }
 
 impl Met<'_> {
-    pub fn later(&self, refusal: impl FnOnce() -> Refusal) {
+    pub fn carry(&self, types: Carried) {
+        self.carries.set(self.carries.get() | types);
+    }
+
+    pub fn later(&self, types: Carried, refusal: impl FnOnce() -> Refusal) {
         let mut later = self.later.borrow_mut();
-        if later.is_none() {
-            *later = Some(refusal());
+        if !later.iter().any(|(known, _)| *known == types) {
+            later.push((types, refusal()));
         }
     }
 
@@ -50,9 +56,8 @@ impl Met<'_> {
 
     /// What the statement's parts say together; `tokens` are all of it.
     pub fn judge(&self, tokens: &[Token<'_>]) -> Result<(), Refusal> {
-        if self.carries.get()
-            && let Some(refusal) = self.later.borrow_mut().take()
-        {
+        let mut later = self.later.take().into_iter();
+        if let Some((_, refusal)) = later.find(|(types, _)| types & self.carries.get() != 0) {
             return Err(refusal);
         }
         let Some(domain) = self.domain.get() else { return Ok(()) };

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::ids::{SourceName, StatementClass};
 use crate::sql::Limits;
 use crate::sql::catalogue::Catalogue;
+use crate::sql::front;
 use crate::sql::lexer::{self, Kind, LexError, Problem, Token};
 use crate::sql::parse::{self, ParseError, Tree};
 use crate::sql::statement::{self, Copied, Query, SetValue, Statement, Transaction};
@@ -79,8 +80,8 @@ pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refu
         };
         // The text was judged, or will be, as one without values of it.
         let judged = judged.and_then(|()| match met.carries.get() {
-            false => Ok(()),
-            true => Err(Refusal::denied("parameter type", &oid.to_string())
+            0 => Ok(()),
+            _ => Err(Refusal::denied("parameter type", &oid.to_string())
                 .because("Some operator over values of it is not harmless.")
                 .hint("Write a cast to it in the statement.")),
         });
@@ -308,9 +309,13 @@ impl Judge<'_> {
     }
 
     fn tree(&self, tree: &Tree) -> Result<(), Refusal> {
-        for literal in &tree.typed_literals {
-            let name: Vec<&str> = literal.name.iter().map(String::as_str).collect();
-            self.walk.names.r#type(&name, Some(literal.offset))?;
+        for front::Name { parts, offset } in &tree.beside.types {
+            let name: Vec<&str> = parts.iter().map(String::as_str).collect();
+            self.walk.names.r#type(&name, Some(*offset))?;
+        }
+        for front::Name { parts, offset } in &tree.beside.functions {
+            let name: Vec<&str> = parts.iter().map(String::as_str).collect();
+            self.walk.names.function(&name, false, true, Some(*offset))?;
         }
         self.walk.query(&tree.query)
     }

@@ -35,6 +35,7 @@ const SYNTAX: &[&str] = &[
     "xmlpi",
     "xmlroot",
     "xmlserialize",
+    "xmltable",
 ];
 
 /// Key words of versions from 16 on; before that, names of functions that somebody may have made.
@@ -48,6 +49,7 @@ const LATER_SYNTAX: &[&str] = &[
     "json_query",
     "json_scalar",
     "json_serialize",
+    "json_table",
     "json_value",
     "merge_action",
 ];
@@ -197,9 +199,7 @@ impl<'c> Names<'c> {
             }
             return Err(refusal.at(offset));
         }
-        if function.carries {
-            self.met.carries.set(true);
-        }
+        self.met.carry(function.carries);
         if let Some(domain) = &function.domain {
             self.met.domain.set(Some(domain));
         }
@@ -227,9 +227,7 @@ impl<'c> Names<'c> {
                     .hint("If the function only reads, its owner can declare it STABLE.")
                     .at(offset));
             }
-            if relation.carries {
-                self.met.carries.set(true);
-            }
+            self.met.carry(relation.carries);
             if let Some(domain) = &relation.domain {
                 self.met.domain.set(Some(domain));
                 self.met.row(last);
@@ -271,11 +269,9 @@ impl<'c> Names<'c> {
             if let Some(function) = &of.volatile_function {
                 return Err(Refusal::denied("type", last).because(function.as_ref()).at(offset));
             }
-            if of.carries {
-                self.met.carries.set(true);
-            }
-            if let Some(why) = &of.later {
-                self.met.later(|| Refusal::denied("cast to", last).because(why.as_ref()).at(offset));
+            self.met.carry(of.carries);
+            if let Some((types, why)) = &of.later {
+                self.met.later(*types, || Refusal::denied("cast to", last).because(why.as_ref()).at(offset));
             }
             if self.judging.borrow().iter().any(|outer| std::ptr::eq(*outer, of)) {
                 continue;
@@ -339,8 +335,8 @@ impl<'c> Names<'c> {
                     .at(offset)
             };
             // With its schema, constants alone may mean it.
-            if operator.later && schema.is_none() {
-                self.met.later(refusal);
+            if operator.later != 0 && schema.is_none() {
+                self.met.later(operator.later, refusal);
             } else {
                 return Err(refusal());
             }

@@ -75,16 +75,19 @@ pub struct RelationRow {
     pub why: Option<String>,
     /// A domain of its columns that is not harmless to make.
     pub domain: Option<String>,
-    /// Whether it holds values without which some operator cannot be meant.
-    pub carries: bool,
+    /// Of which types it holds values without which some operator cannot be meant.
+    pub carries: Carried,
 }
+
+/// A set of types, each a bit; from the 64th on they share one.
+pub type Carried = u64;
 
 /// What the graph of a server says of a function.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Judged {
     harm: Option<Harm>,
     why: Option<Box<str>>,
-    carries: bool,
+    carries: Carried,
     domain: Option<Box<str>>,
     mixes: bool,
 }
@@ -95,8 +98,8 @@ pub struct JudgedOperator {
     pub symbol: Box<str>,
     pub schema: Box<str>,
     pub why: Box<str>,
-    /// It is only meant where something in the statement carries values of its operands' types.
-    pub later: bool,
+    /// It is only meant where something in the statement carries values of one of these types; 0: anywhere.
+    pub later: Carried,
 }
 
 /// Why a function is not harmless.
@@ -129,8 +132,8 @@ pub struct Function {
     pub harm: Option<Harm>,
     /// What a call comes to, where its own mark does not say it.
     pub why: Option<Box<str>>,
-    /// Whether it takes or returns values without which some operator cannot be meant.
-    pub carries: bool,
+    /// Of which types it takes or returns values without which some operator cannot be meant.
+    pub carries: Carried,
     /// A domain that it takes or returns and that is not harmless to make.
     pub domain: Option<Box<str>>,
     /// Can a call make a value of an argument's type out of a constant?
@@ -143,7 +146,7 @@ pub struct Relation {
     pub schema: Box<str>,
     pub why: Option<Box<str>>,
     pub domain: Option<Box<str>>,
-    pub carries: bool,
+    pub carries: Carried,
 }
 
 /// One type of a name.
@@ -154,10 +157,10 @@ pub struct Type {
     pub volatile_function: Option<Box<str>>,
     /// CHECK constraints that making a value of it evaluates, those of its parts included.
     pub checks: Box<[Box<str>]>,
-    /// Whether values of it are what some operator cannot be meant without.
-    pub carries: bool,
-    /// What a cast to it runs where such values are.
-    pub later: Option<Box<str>>,
+    /// Of which types it holds values without which some operator cannot be meant.
+    pub carries: Carried,
+    /// What a cast to it runs where values of one of these types are.
+    pub later: Option<(Carried, Box<str>)>,
 }
 
 /// The functions, operators and types of one server.
@@ -190,7 +193,7 @@ pub struct Builder {
     judged_operators: Vec<JudgedOperator>,
     types: Vec<TypeRow>,
     /// Of the types at the same places, what the graph says.
-    carriers: HashMap<usize, (bool, Option<Box<str>>)>,
+    carriers: HashMap<usize, (Carried, Option<(Carried, Box<str>)>)>,
     relations: Vec<RelationRow>,
     anywhere: Option<Box<str>>,
 }
@@ -209,8 +212,9 @@ impl Builder {
     }
 
     /// A type whose `volatile_function` is a whole sentence.
-    pub(crate) fn judged_type(&mut self, row: TypeRow, carries: bool, later: Option<String>) {
-        self.carriers.insert(self.types.len(), (carries, later.map(Into::into)));
+    pub(crate) fn judged_type(&mut self, row: TypeRow, carries: Carried, later: Option<(Carried, String)>) {
+        let later = later.map(|(carried, why)| (carried, why.into()));
+        self.carriers.insert(self.types.len(), (carries, later));
         self.types.push(row);
     }
 
@@ -243,7 +247,7 @@ impl Builder {
                     symbol: row.symbol.into(),
                     schema: schema.as_str().into(),
                     why: format!("It may run the function {schema}.{name}: {}.", harm.reason()).into(),
-                    later: false,
+                    later: 0,
                 });
             }
         }
@@ -270,7 +274,7 @@ impl Builder {
                     Some(_) => why.into(),
                     None => format!("Making a value of it runs the volatile function {why}.").into(),
                 }),
-                carries: judged.is_some_and(|(carries, _)| *carries),
+                carries: judged.map_or(0, |(carries, _)| *carries),
                 later: judged.and_then(|(_, later)| later.clone()),
                 checks: reached
                     .iter()
@@ -404,6 +408,15 @@ impl Catalogue {
             return &[];
         }
         self.relations.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// All relations that are refused, with what reading them comes to.
+    pub fn refused_relations(&self) -> impl Iterator<Item = (String, &str)> {
+        self.relations.iter().flat_map(|(name, relations)| {
+            relations.iter().filter_map(move |relation| {
+                Some((format!("{}.{name}", relation.schema), relation.why.as_deref()?))
+            })
+        })
     }
 
     /// What any statement may run that is not harmless.

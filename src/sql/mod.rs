@@ -5,6 +5,7 @@
 
 pub mod catalogue;
 pub mod comment;
+pub mod front;
 pub mod keyword;
 pub mod known;
 pub mod lexer;

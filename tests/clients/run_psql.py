@@ -145,30 +145,42 @@ TYPED = [
 
 
 def completed():
-    """A psql at a terminal: what it completes, text by text."""
+    """A psql at a terminal: what it makes of each text at the tab key, as its own history has it."""
+    rules = os.path.join(os.environ.get("FEDGATE_TEMP", "/tmp"), f"inputrc-{os.getpid()}")
+    with open(rules, "w", encoding="utf-8") as out:
+        # Alt-# then makes a comment of the line and enters it.
+        out.write("set comment-begin --\n")
     master, slave = pty.openpty()
-    environment = {**os.environ, "PGOPTIONS": "", "TERM": "dumb", "INPUTRC": os.devnull, "PSQL_HISTORY": os.devnull, "PAGER": "cat"}
+    environment = {**os.environ, "PGOPTIONS": "", "TERM": "dumb", "INPUTRC": rules, "PSQL_HISTORY": os.devnull, "PAGER": "cat"}
     shell = subprocess.Popen([PSQL, "-X", "-q", "-v", "PROMPT1=", "-v", "PROMPT2="], stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True)
     os.close(slave)
     seen = b""
+
+    def until(number):
+        """What came up to psql's answer; the number is typed in two parts, so that no echo is taken for it."""
+        nonlocal seen
+        end = f"completed {number}\r\n".encode()
+        deadline = time.monotonic() + 30
+        while end not in seen:
+            if not select.select([master], [], [], max(0, deadline - time.monotonic()))[0]:
+                raise RuntimeError(f"psql does not go on: {seen[-500:]!r}")
+            seen += os.read(master, 65536)
+        answer, seen = seen.split(end, 1)
+        return answer
+
     try:
-        got = []
+        os.write(master, b"\\echo 'completed' 'begun'\n")
+        until("begun")
         for number, text in enumerate(TYPED):
-            # The number is written in two parts, so that the echo of what is typed is not taken for the answer.
-            os.write(master, text.encode() + b"\t\x15" + f"\\echo 'completed' '{number}'\n".encode())
-            end = f"completed {number}\r\n".encode()
-            deadline = time.monotonic() + 30
-            while end not in seen:
-                if not select.select([master], [], [], max(0, deadline - time.monotonic()))[0]:
-                    raise RuntimeError(f"psql does not go on after {text!r}: {seen[-500:]!r}")
-                seen += os.read(master, 65536)
-            answer, seen = seen.split(end, 1)
-            words = re.findall(rb"[\w.\"]{3,}", answer.split(text.encode(), 1)[-1].split(b"echo")[0])
-            got.append([text, words[0].decode() if words else ""])
-        return got
+            os.write(master, text.encode() + b"\t\x1b#" + f"\\echo 'completed' '{number}'\n".encode())
+            until(number)
+        os.write(master, b"\\s\n\\echo 'completed' 'history'\n")
+        history = until("history").decode().replace("\r", "")
+        return re.findall(r"^--(.*)$", history, re.MULTILINE)
     finally:
         os.close(master)
         shell.wait(30)
+        os.unlink(rules)
 
 
 def reads():

@@ -18,7 +18,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// A configuration and the files it speaks of.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
-    toml: String,
+    pub toml: String,
     files: Vec<(String, String)>,
     env: Vec<(String, String)>,
 }

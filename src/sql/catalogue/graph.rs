@@ -4,12 +4,12 @@
 //! what PostgreSQL might run without a name in the text has an edge from something that is in the text.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use super::nodes::References;
 use super::{
-    Builder, FIRST_NORMAL_OID, FunctionKind, FunctionRow, Harm, Judged, JudgedOperator, RelationRow, TypeRow,
-    Volatility, harm,
+    Builder, Carried, FIRST_NORMAL_OID, FunctionKind, FunctionRow, Harm, Judged, JudgedOperator, RelationRow,
+    TypeRow, Volatility, harm,
 };
 use crate::sql::known::Known;
 
@@ -166,30 +166,47 @@ struct Graph<'r> {
 
 /// Judges the rows of a server.
 pub fn judge(rows: &Rows) -> Builder {
-    let mut graph = Graph {
-        rows,
-        functions: rows.functions.iter().map(|row| (row.oid, row)).collect(),
-        relations: rows.relations.iter().map(|row| (row.oid, row)).collect(),
-        types: rows.types.iter().map(|row| (row.oid, row)).collect(),
-        operators: rows.operators.iter().map(|row| (row.oid, row)).collect(),
-        users: HashMap::new(),
-        seeds: Vec::new(),
-    };
-    let known = Known::embedded();
-    let base = graph.functions_edges(&known);
-    graph.operators_edges();
-    graph.types_edges();
-    graph.casts_edges();
-    graph.classes_edges();
-    graph.relations_edges();
-    let seeds = graph.seeds.iter().map(|(node, reason)| (*node, reason.as_str().into())).collect();
-    let harmful = graph.reach(seeds);
-    let later = graph.later(&harmful);
-    let carried = graph.reach(later.iter().map(|oid| (Node::Hold(*oid), "".into())).collect());
-    graph.build(&base, &harmful, &later, &carried)
+    let (graph, base, harmful) = Graph::of(rows);
+    let bits = graph.later(&harmful);
+    let mut carried: HashMap<Node, Carried> = HashMap::new();
+    for (oid, bit) in &bits {
+        for node in graph.reach(vec![(Node::Hold(*oid), "".into())]).into_keys() {
+            *carried.entry(node).or_default() |= bit;
+        }
+    }
+    graph.build(&base, &harmful, &bits, &carried)
 }
 
-impl Graph<'_> {
+/// The functions that are not harmless, and what a call of each comes to.
+pub fn calls(rows: &Rows) -> HashMap<Oid, String> {
+    let (graph, _, harmful) = Graph::of(rows);
+    let of = |row: &Function| Some((row.oid, graph.why(Node::Call(row.oid), &harmful)?));
+    rows.functions.iter().filter_map(of).collect()
+}
+
+impl<'r> Graph<'r> {
+    /// The graph, what is harmful by itself and what is so by its edges.
+    fn of(rows: &'r Rows) -> (Self, HashMap<Oid, Harm>, HashMap<Node, Cause>) {
+        let mut graph = Graph {
+            rows,
+            functions: rows.functions.iter().map(|row| (row.oid, row)).collect(),
+            relations: rows.relations.iter().map(|row| (row.oid, row)).collect(),
+            types: rows.types.iter().map(|row| (row.oid, row)).collect(),
+            operators: rows.operators.iter().map(|row| (row.oid, row)).collect(),
+            users: HashMap::new(),
+            seeds: Vec::new(),
+        };
+        let base = graph.functions_edges(&Known::embedded());
+        graph.operators_edges();
+        graph.types_edges();
+        graph.casts_edges();
+        graph.classes_edges();
+        graph.relations_edges();
+        let seeds = graph.seeds.iter().map(|(node, reason)| (*node, reason.as_str().into())).collect();
+        let harmful = graph.reach(seeds);
+        (graph, base, harmful)
+    }
+
     /// `user` may run `used`.
     fn edge(&mut self, user: Node, used: Node) {
         if user != used {
@@ -379,8 +396,8 @@ impl Graph<'_> {
     }
 
     /// Types of which a value must be in a statement for something to run whose name is common.
-    fn later(&self, harmful: &HashMap<Node, Cause>) -> HashSet<Oid> {
-        let mut later = HashSet::new();
+    fn later(&self, harmful: &HashMap<Node, Cause>) -> HashMap<Oid, Carried> {
+        let mut later = BTreeSet::new();
         for row in &self.rows.operators {
             if harmful.contains_key(&Node::Use(row.oid)) && self.private(row) {
                 later.extend([row.left, row.right]);
@@ -391,7 +408,7 @@ impl Graph<'_> {
                 later.insert(row.source);
             }
         }
-        later
+        later.into_iter().enumerate().map(|(at, oid)| (oid, 1 << at.min(63))).collect()
     }
 
     /// Can this operator only be meant where a value of its operands' types is in the statement? docs/guard.md
@@ -472,9 +489,11 @@ impl Graph<'_> {
     /// Can a call make a value of an argument's type out of a constant?
     fn mixes(row: &Function) -> bool {
         let polymorphic = row.arguments.iter().filter(|of| POLYMORPHIC.contains(of)).count();
-        let result = row.types.last().is_some_and(|of| MADE_OF_OTHERS.contains(of));
+        let made = row.arguments.iter().any(|of| MADE_OF_OTHERS.contains(of));
+        // An array of an array's type is nothing new.
+        let makes = !made && row.types.last().is_some_and(|of| MADE_OF_OTHERS.contains(of));
         polymorphic >= 2
-            || (polymorphic == 1 && (result || row.variadic))
+            || (polymorphic == 1 && (makes || row.variadic))
             || row.name.contains("populate_record")
     }
 
@@ -492,9 +511,11 @@ impl Graph<'_> {
         &self,
         base: &HashMap<Oid, Harm>,
         harmful: &HashMap<Node, Cause>,
-        later: &HashSet<Oid>,
-        carried: &HashMap<Node, Cause>,
+        bits: &HashMap<Oid, Carried>,
+        carried: &HashMap<Node, Carried>,
     ) -> Builder {
+        let carries = |node| carried.get(&node).copied().unwrap_or_default();
+        let all = bits.values().fold(0, |all, bit| all | bit);
         let mut builder = Builder::default();
         let text = |node| self.why(node, harmful);
         for row in &self.rows.functions {
@@ -503,7 +524,7 @@ impl Graph<'_> {
             let why = if harm.is_none() { text(call) } else { None };
             let judged = Judged {
                 harm: harm.or_else(|| why.as_ref().map(|_| Harm::Volatile)),
-                carries: carried.contains_key(&call),
+                carries: carries(call),
                 domain: self.domain(&row.types, harmful).map(Into::into),
                 mixes: Self::mixes(row),
                 why: why.map(Into::into),
@@ -526,7 +547,10 @@ impl Graph<'_> {
                     symbol: row.symbol.as_str().into(),
                     schema: row.schema.as_str().into(),
                     why: why.into(),
-                    later: later.contains(&row.left) && later.contains(&row.right) && self.private(row),
+                    later: match (bits.get(&row.left), bits.get(&row.right)) {
+                        (Some(left), Some(right)) if self.private(row) => left | right,
+                        _ => 0,
+                    },
                 });
             }
         }
@@ -541,8 +565,8 @@ impl Graph<'_> {
                     volatile_function: text(name).or_else(|| text(Node::Hold(row.oid))),
                     checks: Vec::new(),
                 },
-                carried.contains_key(&Node::Hold(row.oid)),
-                text(Node::NameLater(row.oid)),
+                carries(Node::Hold(row.oid)),
+                text(Node::NameLater(row.oid)).map(|why| (all, why)),
             );
         }
         for row in &self.rows.relations {
@@ -552,9 +576,9 @@ impl Graph<'_> {
                 name: row.name.clone(),
                 why: text(read),
                 domain: self.domain(&row.columns, harmful),
-                carries: carried.contains_key(&read),
+                carries: carries(read),
             };
-            if relation.why.is_some() || relation.domain.is_some() || relation.carries {
+            if relation.why.is_some() || relation.domain.is_some() || relation.carries != 0 {
                 builder.relation(relation);
             }
         }

@@ -1,0 +1,129 @@
+//! The catalog as a YAML file that people edit and commit.
+//!
+//! Invariant: what a reader of the file could take for a tag is one, or an error that names its place.
+
+use std::sync::Arc;
+
+use serde_yaml_ng::Value;
+
+use super::{Column, Label, LabelState, Picture, Table};
+
+/// Longest file, in bytes.
+const FILE_LIMIT: usize = 16 << 20;
+
+/// Why a file is no picture.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileCatalogError {
+    #[error("is longer than {FILE_LIMIT} bytes")]
+    TooLong,
+    #[error("is not valid YAML: {0}")]
+    Yaml(String),
+    /// Where, such as `catalogs.climscore.public.customers.email`, and what.
+    #[error("is not valid at {path}: {message}")]
+    Shape { path: String, message: String },
+}
+
+type Result<T> = std::result::Result<T, FileCatalogError>;
+
+fn wrong<T>(path: &str, message: impl Into<String>) -> Result<T> {
+    Err(FileCatalogError::Shape { path: path.to_owned(), message: message.into() })
+}
+
+/// Reads `catalogs: {CATALOG: {SCHEMA: {TABLE: {COLUMN: TAGS}}}}` and `disabled: [CLASSIFICATION]`.
+///
+/// TAGS is one tag, a list of tags, nothing, or `{tags: …, suggested: …, columns: {…}}`.
+///
+/// # Errors
+/// The text is too long, no YAML, or has another shape; the error names the place.
+pub fn parse(text: &str) -> Result<Picture> {
+    if text.len() > FILE_LIMIT {
+        return Err(FileCatalogError::TooLong);
+    }
+    let yaml: Value =
+        serde_yaml_ng::from_str(text).map_err(|error| FileCatalogError::Yaml(error.to_string()))?;
+    let mut picture = Picture::default();
+    for (key, path, value) in entries(&yaml, "")? {
+        match key {
+            "catalogs" => {
+                for (catalog, path, schemas) in entries(value, &path)? {
+                    for (schema, path, tables) in entries(schemas, &path)? {
+                        for (name, path, columns) in entries(tables, &path)? {
+                            picture.tables.push(Table {
+                                catalog: catalog.into(),
+                                schema: schema.into(),
+                                name: name.into(),
+                                columns: self::columns(columns, &path)?,
+                            });
+                        }
+                    }
+                }
+            }
+            "disabled" => picture.disabled = tags(value, &path)?.into_iter().collect(),
+            _ => return wrong(&path, "is unknown; there are catalogs and disabled"),
+        }
+    }
+    if !matches!(yaml.get("catalogs"), Some(Value::Mapping(_))) {
+        return wrong("catalogs", "is missing");
+    }
+    Ok(picture)
+}
+
+/// The entries of a mapping, each with its path.
+fn entries<'v>(value: &'v Value, path: &str) -> Result<Vec<(&'v str, String, &'v Value)>> {
+    let map = match value {
+        Value::Mapping(map) => map,
+        Value::Null => return Ok(Vec::new()),
+        _ => return wrong(path, "must be a mapping of names"),
+    };
+    map.iter()
+        .map(|(key, value)| match key {
+            Value::String(key) if !key.is_empty() => {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                Ok((key.as_str(), path, value))
+            }
+            _ => wrong(path, "a name must be text; write it in quotes"),
+        })
+        .collect()
+}
+
+fn columns(value: &Value, path: &str) -> Result<Vec<Column>> {
+    entries(value, path)?.into_iter().map(|(name, path, value)| column(name, &path, value)).collect()
+}
+
+fn column(name: &str, path: &str, value: &Value) -> Result<Column> {
+    let mut column = Column { name: name.into(), labels: Vec::new(), children: Vec::new() };
+    let mut add = |tags: Vec<Arc<str>>, state| {
+        column.labels.extend(tags.into_iter().map(|tag| Label { tag, state }));
+    };
+    if !matches!(value, Value::Mapping(_)) {
+        add(tags(value, path)?, LabelState::Confirmed);
+        return Ok(column);
+    }
+    for (key, path, value) in entries(value, path)? {
+        match key {
+            "tags" => add(tags(value, &path)?, LabelState::Confirmed),
+            "suggested" => add(tags(value, &path)?, LabelState::Suggested),
+            "columns" => {}
+            _ => return wrong(&path, "is unknown; there are tags, suggested and columns"),
+        }
+    }
+    if let Some(children) = value.get("columns") {
+        column.children = columns(children, &format!("{path}.columns"))?;
+    }
+    Ok(column)
+}
+
+fn tags(value: &Value, path: &str) -> Result<Vec<Arc<str>>> {
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::String(tag) if !tag.is_empty() => Ok(vec![tag.as_str().into()]),
+        Value::Sequence(items) => {
+            let items = items.iter().map(|item| match item {
+                Value::String(tag) if !tag.is_empty() => Ok(tag.as_str().into()),
+                _ => wrong(path, "a tag must be text"),
+            });
+            items.collect()
+        }
+        _ => wrong(path, "must be a tag or a list of tags"),
+    }
+}
