@@ -112,7 +112,9 @@ async fn a_read_that_is_refused_says_why() {
     for (file, case) in cases() {
         let unread = case.want == "refuse" && case.class.as_deref() == Some("unverified");
         // A server refuses several statements in a Parse, whatever they are.
-        if !unread || case.sql.contains(';') || file.starts_with("client_") {
+        // What the lexer does not decode is told in docs/guard.md.
+        let undecoded = case.sql.contains("UESCAPE");
+        if !unread || undecoded || case.sql.contains(';') || file.starts_with("client_") {
             continue;
         }
         tried += 1;

@@ -65,9 +65,8 @@ impl Change {
         let mark = gateway.log_mark();
         if let Some(sql) = self.at_the_source() {
             source.execute("wire", sql);
-            // A function that nobody knows makes the gateway look at the source again.
-            let (mut raw, _) = Whom::new(gateway.address(), "writer", "", "wire").connect();
-            assert_eq!(raw.query("SELECT nobody_knows(1)"), ["E 42501", "Z I"]);
+            // A source that is configured anew is asked anew, at once.
+            gateway.signal("HUP");
             gateway.wait_for_line_after(mark, "function catalogue in force");
         }
         if let Some((before, after)) = self.at_the_gateway() {
