@@ -41,7 +41,7 @@ const RESERVED: &[(&str, &[(&str, &str)])] = &[
     ("regorus", &[("policy", "*")]),
     ("axum", &[("http", "*")]),
     ("clap", &[("app", "*")]),
-    // `sql` reads its own list of known functions, which is part of the binary.
+    // `sql` reads its own list of known functions.
     ("toml", &[("config", "*"), ("sql", "from_str")]),
 ];
 

@@ -588,3 +588,103 @@ impl<'r> Graph<'r> {
         builder
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::catalogue::Catalogue;
+
+    const OWN: Oid = FIRST_NORMAL_OID;
+
+    fn function(oid: Oid, name: &str, volatility: Volatility, types: &[Oid]) -> Function {
+        Function {
+            oid,
+            schema: "public".to_owned(),
+            name: name.to_owned(),
+            kind: FunctionKind::Function,
+            volatility,
+            arguments: types.to_vec(),
+            types: types.to_vec(),
+            one_argument: false,
+            variadic: false,
+            compiled: false,
+            extension: None,
+            defaults: None,
+        }
+    }
+
+    fn relation(oid: Oid, name: &str, columns: &[Oid], stored: References) -> Relation {
+        Relation {
+            oid,
+            schema: "public".to_owned(),
+            name: name.to_owned(),
+            columns: columns.to_vec(),
+            children: Vec::new(),
+            program: false,
+            stored: vec![stored],
+            depends: Vec::new(),
+        }
+    }
+
+    fn catalogue(rows: &Rows) -> Catalogue {
+        judge(rows).build()
+    }
+
+    #[test]
+    fn a_way_is_told_by_its_ends() {
+        let mut rows = Rows::default();
+        rows.functions.push(function(OWN, "vol", Volatility::Volatile, &[]));
+        rows.relations.push(relation(
+            OWN + 1,
+            "one",
+            &[],
+            References { functions: [OWN].into(), ..References::default() },
+        ));
+        // Views that read each other cannot be, and would end all the same.
+        rows.relations.push(relation(
+            OWN + 2,
+            "two",
+            &[],
+            References { relations: [OWN + 1, OWN + 2].into(), ..References::default() },
+        ));
+        rows.relations.push(relation(OWN + 3, "none", &[], References::default()));
+        let catalogue = catalogue(&rows);
+        let why = |name: &str| catalogue.relations(name).first().and_then(|row| row.why.clone());
+        assert_eq!(
+            why("two").as_deref(),
+            Some(
+                "It may run the function public.vol (by the relation public.one): it is volatile, so it may write."
+            )
+        );
+        assert!(why("one").is_some() && why("none").is_none());
+    }
+
+    #[test]
+    fn an_implicit_cast_closes_the_rarer_type() {
+        let mut rows = Rows::default();
+        rows.functions.push(function(OWN, "cast", Volatility::Volatile, &[OWN + 1]));
+        rows.casts.push(Cast { source: OWN + 1, target: TEXT, function: OWN, implicit: true, binary: false });
+        rows.relations.push(relation(OWN + 2, "has", &[OWN + 1], References::default()));
+        rows.relations.push(relation(OWN + 3, "has_not", &[TEXT], References::default()));
+        let catalogue = catalogue(&rows);
+        assert!(!catalogue.relations("has").is_empty() && catalogue.relations("has_not").is_empty());
+        assert!(catalogue.anywhere().is_none());
+        rows.casts.push(Cast { source: 23, target: TEXT, function: OWN, implicit: true, binary: false });
+        assert!(self::catalogue(&rows).anywhere().is_some());
+    }
+
+    #[test]
+    fn what_only_the_server_can_call_is_machinery() {
+        let mut rows = Rows::default();
+        let mut step = function(OWN, "step", Volatility::Volatile, &[INTERNAL, TEXT]);
+        step.compiled = true;
+        rows.functions.push(step);
+        let mut sum = function(OWN + 1, "sum", Volatility::Immutable, &[TEXT]);
+        sum.kind = FunctionKind::Aggregate;
+        rows.functions.push(sum);
+        rows.aggregates.push((OWN + 1, vec![OWN], 0));
+        assert!(catalogue(&rows).functions("sum")[0].harm.is_none());
+        rows.functions[0].compiled = false;
+        assert!(catalogue(&rows).functions("sum")[0].harm.is_some());
+    }
+}
