@@ -182,7 +182,7 @@ mod tests {
         for expected in [
             (Function, "pg_catalog.lower".to_owned(), Some("lower")),
             (Attribute, "name".to_owned(), Some("Name")),
-            (Type, "text".to_owned(), None),
+            (Type, "text".to_owned(), Some("Text")),
             (Function, "count".to_owned(), Some("count")),
             (Relation, "Ort".to_owned(), Some("\"Ort\"")),
             (Relation, "public.communes".to_owned(), Some("communes")),
