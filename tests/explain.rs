@@ -19,7 +19,7 @@ const STATEMENTS: &[&str] = &[
     "COPY t FROM STDIN",
     "EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1",
     "BEGIN READ WRITE",
-    "SET work_mem = '1GB'",
+    "SET fsync = 'off'",
     "SET ROLE postgres",
     "SELECT set_config('search_path', 'x', false), set_config('role', 'postgres', false)",
     "SET client_encoding = 'SJIS'",
