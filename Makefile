@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build demo test matrix e2e bench lint setup deny compose clean
+.PHONY: help build demo test matrix e2e bench regress fuzz fuzz-targets lint setup deny compose clean
 
 help: ## this list
 	@echo 'fedgate, a read-only PostgreSQL gateway. Needs Rust; the rest is fetched when it is missing.'
@@ -32,6 +32,9 @@ e2e: ## Trino 476 reading, and failing to write, through the gateway
 
 bench: ## statements and bytes through the gateway, direct and through socat
 	@scripts/bench
+
+fuzz-targets: ## libFuzzer on frames, startup, guard, comments (needs nightly): SECONDS_EACH=60
+	@scripts/fuzz-targets $(or $(SECONDS_EACH),60)
 
 lint: ## format, clippy and shell syntax
 	@scripts/lint

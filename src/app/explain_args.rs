@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use super::explain::{self, Answer, ExplainError};
-use super::sources::load_catalogue;
+use super::sources::{judged_within, load_catalogue};
 use crate::config::{self, Config, ConfigError};
 use crate::guard::{Context, Mode};
 use crate::ids::{ClientUser, SourceName};
@@ -87,12 +87,12 @@ impl Answer {
 /// # Errors
 /// Why it cannot be said.
 pub fn run(args: &ExplainArgs, mut input: impl BufRead, mut output: impl Write) -> Result<Answer, RunError> {
-    let (catalogue, source) = match &args.config {
-        None => (Catalogue::stock(args.pg_version)?, None),
+    let (catalogue, source, limits) = match &args.config {
+        None => (Catalogue::stock(args.pg_version)?, None, Limits::default()),
         Some(path) => {
             let config = Config::load(path)?;
             let source = choose(&config, args.source.as_deref())?;
-            (ask(&source)?, Some(source))
+            (ask(&source)?, Some(source), judged_within(&config.gateway.limits))
         }
     };
     let writes = |source: &Arc<config::Source>| {
@@ -101,7 +101,7 @@ pub fn run(args: &ExplainArgs, mut input: impl BufRead, mut output: impl Write) 
     let context = Context {
         catalogue: &catalogue,
         mode: if source.as_ref().is_some_and(writes) { Mode::ReadWrite } else { Mode::ReadOnly },
-        limits: &Limits::default(),
+        limits: &limits,
         source: &source.as_ref().map_or_else(|| SourceName::new("stock"), |source| source.name.clone()),
     };
     if args.jsonl {

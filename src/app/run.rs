@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -320,6 +320,18 @@ impl Drop for Place {
     }
 }
 
+/// Runs what serves one client; a panic in it ends that and nothing else.
+async fn contained(session: impl Future<Output = ()>, address: SocketAddr, metrics: &Metrics) {
+    if AssertUnwindSafe(session).catch_unwind().await.is_err() {
+        panicked(address, metrics);
+    }
+}
+
+fn panicked(address: SocketAddr, metrics: &Metrics) {
+    metrics.panics.inc();
+    tracing::error!(%address, "a session panicked; it is closed and no other is touched");
+}
+
 impl Acceptor {
     async fn run(self) {
         let mut failing = false;
@@ -327,8 +339,13 @@ impl Acceptor {
             match self.listener.accept().await {
                 Ok((stream, address)) => {
                     failing = false;
-                    if let Err(error) = self.admit(stream, address) {
-                        tracing::info!(%address, %error, "a connection was lost before it began");
+                    // Whatever one connection brings, the next one is accepted.
+                    match catch_unwind(AssertUnwindSafe(|| self.admit(stream, address))) {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => {
+                            tracing::info!(%address, %error, "a connection was lost before it began");
+                        }
+                        Err(_) => panicked(address, &self.kept.metrics),
                     }
                 }
                 Err(error) => {
@@ -357,7 +374,8 @@ impl Acceptor {
             if let Some(place) = Place::take(&self.turned_away, TURNED_AWAY_AT_ONCE) {
                 tokio::spawn(async move {
                     let _place = place;
-                    session::turn_away(stream, address, &shared, &kept, draining).await;
+                    let turned = session::turn_away(stream, address, &shared, &kept, draining);
+                    contained(turned, address, &kept.metrics).await;
                 });
             } else {
                 let reason = if draining { StartupFailure::Shutdown } else { StartupFailure::TooManyClients };
@@ -373,10 +391,7 @@ impl Acceptor {
             let metrics = Arc::clone(&kept.metrics);
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             let session = session::serve(stream, address, shared, kept, buffers);
-            if AssertUnwindSafe(session).catch_unwind().await.is_err() {
-                metrics.panics.inc();
-                tracing::error!(%address, "a session panicked; it is closed and no other is touched");
-            }
+            contained(session, address, &metrics).await;
         });
         Ok(())
     }
@@ -385,6 +400,36 @@ impl Acceptor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As the acceptor puts sessions on the threads: what is held is given back, and the thread goes on.
+    #[test]
+    fn a_panic_ends_one_session_is_counted_and_leaves_its_thread_to_the_others() {
+        for scheduler in [crate::config::Scheduler::PerCore, crate::config::Scheduler::WorkStealing] {
+            let workers = Workers::start(scheduler, 1).unwrap();
+            let metrics = Arc::new(Metrics::new().unwrap());
+            let clients = Arc::new(AtomicUsize::new(0));
+            let address = "127.0.0.1:1".parse().unwrap();
+            let (told, tell) = std::sync::mpsc::channel();
+            for panics in [true, true, false] {
+                let place = Place::take(&clients, 10).unwrap();
+                let (metrics, told) = (Arc::clone(&metrics), told.clone());
+                workers.spawner().spawn(move |_| async move {
+                    let session = async move {
+                        let _place = place;
+                        tokio::task::yield_now().await;
+                        assert!(!panics, "a defect");
+                    };
+                    contained(session, address, &metrics).await;
+                    told.send(()).unwrap();
+                });
+            }
+            for _ in 0..3 {
+                tell.recv_timeout(Duration::from_secs(60)).unwrap();
+            }
+            assert_eq!((metrics.panics.get(), clients.load(Ordering::Relaxed)), (2, 0));
+            workers.stop();
+        }
+    }
 
     #[test]
     fn a_reload_does_not_open_to_the_world_what_began_with_passwords() {

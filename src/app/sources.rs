@@ -77,7 +77,7 @@ impl Sources {
         for config in configs {
             built.push((Arc::clone(config), Arc::new(Source::new(Arc::clone(config))?)));
         }
-        let limits = sql::Limits { bytes: limits.statement_bytes, ..sql::Limits::default() };
+        let limits = judged_within(limits);
         let mut previous = std::mem::take(&mut self.kept);
         for (config, source) in built {
             // The functions of another server say nothing about this one, and its sessions end.
@@ -138,6 +138,17 @@ impl Sources {
         };
         let keeper = tokio::spawn(keeper.run()).abort_handle();
         Kept { open, config, published, failures, keeper }
+    }
+}
+
+/// The bounds of one text.
+pub(super) fn judged_within(limits: &config::Limits) -> sql::Limits {
+    sql::Limits {
+        bytes: limits.statement_bytes,
+        tokens: limits.statement_weight,
+        weight: limits.statement_weight,
+        depth: limits.statement_depth,
+        ..sql::Limits::default()
     }
 }
 

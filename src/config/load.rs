@@ -529,10 +529,20 @@ fn limits(mut section: Section<'_, '_>) -> Limits {
     if statement.value > message.value {
         section.reader.problem(&statement.place, "must not be more than message_bytes");
     }
+    let statement_weight = section.count("statement_weight", default.statement_weight, 1_000, 1 << 20);
+    // No more than the stack is sized for.
+    let statement_depth = section.count("statement_depth", default.statement_depth, 10, 100);
     let prepared_statements = section.count("prepared_statements", default.prepared_statements, 1, 1_000_000);
     let pipeline = section.count("pipeline", default.pipeline, 1, 1_000_000);
     section.finish();
-    Limits { statement_bytes: statement.value, message_bytes: message.value, prepared_statements, pipeline }
+    Limits {
+        statement_bytes: statement.value,
+        statement_weight,
+        statement_depth,
+        message_bytes: message.value,
+        prepared_statements,
+        pipeline,
+    }
 }
 
 /// Only what session mode is by itself; sizes belong to the pool of a later version.

@@ -77,6 +77,10 @@ pub enum Auth {
 pub struct Limits {
     /// Longest text that is judged, in bytes.
     pub statement_bytes: usize,
+    /// What the tokens of one text may weigh: constants and commas one, all else four.
+    pub statement_weight: usize,
+    /// Brackets open at the same time in one text.
+    pub statement_depth: usize,
     /// Longest message from a client, in bytes (Bind carries parameters).
     pub message_bytes: usize,
     /// Prepared statements and portals of one session.
@@ -178,7 +182,14 @@ pub enum LogFormat {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { statement_bytes: 1 << 20, message_bytes: 64 << 20, prepared_statements: 4096, pipeline: 4096 }
+        Self {
+            statement_bytes: 1 << 20,
+            statement_weight: 1 << 17,
+            statement_depth: 100,
+            message_bytes: 64 << 20,
+            prepared_statements: 4096,
+            pipeline: 4096,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Verdicts by everything they depend on.
 //!
-//! Invariant: a verdict is found only under the very text, source, catalogue generation and mode that
-//! it was made for; an old one is never found again and ages out.
+//! Invariant: a verdict is found only under the very text, source, catalogue generation, mode and limits
+//! that it was made for; an old one is never found again and ages out.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use super::form;
 use super::shape::shape;
 use crate::guard::{Admitted, Context, Effect, Mode, Permit, Step, Verdict, judge};
 use crate::ids::{SourceName, StatementClass};
+use crate::sql::Limits;
 
 /// Texts longer than this are judged each time: they are rarely sent twice.
 const LONGEST_TEXT: usize = 64 << 10;
@@ -37,6 +38,7 @@ struct Key {
     source: SourceName,
     generation: u64,
     mode: Mode,
+    limits: Limits,
 }
 
 /// A [`Key`], borrowed.
@@ -45,12 +47,27 @@ struct Lookup<'k> {
     source: &'k SourceName,
     generation: u64,
     mode: Mode,
+    limits: &'k Limits,
+}
+
+impl<'k> Lookup<'k> {
+    fn new(text: &'k [u8], ctx: &Context<'k>, generation: u64) -> Self {
+        // Named one by one: what a verdict comes to depend on belongs into the key.
+        let Context { catalogue: _, mode, limits, source } = *ctx;
+        Self { text, source, generation, mode, limits }
+    }
 }
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Lookup { text: &self.text, source: &self.source, generation: self.generation, mode: self.mode }
-            .hash(state);
+        Lookup {
+            text: &self.text,
+            source: &self.source,
+            generation: self.generation,
+            mode: self.mode,
+            limits: &self.limits,
+        }
+        .hash(state);
     }
 }
 
@@ -60,6 +77,7 @@ impl Hash for Lookup<'_> {
         self.source.hash(state);
         self.generation.hash(state);
         self.mode.hash(state);
+        // Seldom different: compared, and left out of the hash.
     }
 }
 
@@ -68,6 +86,7 @@ impl Equivalent<Key> for Lookup<'_> {
         *self.text == *key.text
             && self.generation == key.generation
             && self.mode == key.mode
+            && *self.limits == key.limits
             && self.source == &key.source
     }
 }
@@ -102,7 +121,7 @@ impl VerdictCache {
 
     /// The verdict on `text`, if it was given before; `generation` is that of the context's catalogue.
     pub fn known(&self, text: &[u8], ctx: &Context<'_>, generation: u64) -> Option<Arc<Verdict>> {
-        self.cache.get(&Lookup { text, source: ctx.source, generation, mode: ctx.mode })
+        self.cache.get(&Lookup::new(text, ctx, generation))
     }
 
     /// The verdict on `text`.
@@ -113,8 +132,13 @@ impl VerdictCache {
         if text.len() > LONGEST_TEXT {
             return Arc::new(judge(text, ctx));
         }
-        let key =
-            |text: &[u8]| Key { text: text.into(), source: ctx.source.clone(), generation, mode: ctx.mode };
+        let key = |text: &[u8]| Key {
+            text: text.into(),
+            source: ctx.source.clone(),
+            generation,
+            mode: ctx.mode,
+            limits: *ctx.limits,
+        };
         let shape = shape(text, ctx.limits);
         if let Some(shape) = &shape
             && let Some(first) = self.known_shape(&shape.bytes, ctx, generation)
@@ -139,7 +163,7 @@ impl VerdictCache {
     }
 
     fn known_shape(&self, shape: &[u8], ctx: &Context<'_>, generation: u64) -> Option<Arc<Verdict>> {
-        self.shapes.get(&Lookup { text: shape, source: ctx.source, generation, mode: ctx.mode })
+        self.shapes.get(&Lookup::new(shape, ctx, generation))
     }
 
     /// Bytes that the verdicts held now weigh.
@@ -166,7 +190,6 @@ impl std::fmt::Debug for VerdictCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::Limits;
     use crate::sql::catalogue::Catalogue;
 
     #[test]
@@ -187,6 +210,56 @@ mod tests {
         assert!(!Arc::ptr_eq(&second, &cache.judge(sql, &Context { mode: Mode::ReadWrite, ..ctx }, 2)));
         assert!(!Arc::ptr_eq(&second, &cache.judge(b"SELECT lower('b')", &ctx, 2)));
         assert!(Arc::ptr_eq(&second, &cache.judge(sql, &ctx, 2)));
+        // Other limits of the same generation, which nobody makes, would not be answered wrongly either.
+        let narrow = Limits { bytes: 5, ..limits };
+        let narrowed = cache.judge(sql, &Context { limits: &narrow, ..ctx }, 2);
+        assert!(matches!(narrowed.steps.as_slice(), [Step::Refuse(_)]));
+    }
+
+    /// The same for shapes: nothing learnt in one context is told in another.
+    #[test]
+    fn a_shape_is_found_under_all_that_it_depends_on() {
+        let (knows, knows_not) = (Catalogue::stock(15).unwrap(), Catalogue::default());
+        let (one, other, limits) = (SourceName::new("one"), SourceName::new("other"), Limits::default());
+        let ctx = Context { catalogue: &knows, mode: Mode::ReadOnly, limits: &limits, source: &one };
+        let cache = VerdictCache::new(1 << 20);
+        let mut number = 0;
+        let mut next = |ctx: &Context<'_>, generation| {
+            number += 1;
+            let sql = format!("SELECT abs({number}), pg_sleep({number})");
+            let read = format!("SELECT abs({number})");
+            let same = |sql: &str| {
+                let cached = format!("{:?}", cache.judge(sql.as_bytes(), ctx, generation));
+                assert_eq!(cached, format!("{:?}", Arc::new(judge(sql.as_bytes(), ctx))), "{sql}");
+            };
+            same(&sql);
+            same(&read);
+        };
+        for _ in 0..2 {
+            next(&ctx, 1);
+            next(&Context { catalogue: &knows_not, ..ctx }, 2);
+            next(&Context { source: &other, ..ctx }, 1);
+            next(&Context { mode: Mode::ReadWrite, ..ctx }, 1);
+            next(&Context { limits: &Limits { tokens: 3, ..limits }, ..ctx }, 1);
+        }
+    }
+
+    #[test]
+    fn a_flood_of_new_texts_does_not_drive_out_what_is_asked_often() {
+        let catalogue = Catalogue::default();
+        let (source, limits) = (SourceName::new("s"), Limits::default());
+        let ctx = Context { catalogue: &catalogue, mode: Mode::ReadOnly, limits: &limits, source: &source };
+        let cache = VerdictCache::new(256 << 10);
+        let often: Vec<String> = (0..20).map(|number| format!("SELECT 'often {number}'")).collect();
+        let mut missed = 0;
+        for number in 0..20_000 {
+            let sql = &often[number % often.len()];
+            missed += usize::from(cache.known(sql.as_bytes(), &ctx, 1).is_none());
+            cache.judge(sql.as_bytes(), &ctx, 1);
+            cache.judge(format!("SELECT 'flood {number}'").as_bytes(), &ctx, 1);
+        }
+        assert!(missed < 400, "{missed} of 20000 misses");
+        assert!(cache.bytes() <= 256 << 10);
     }
 
     #[test]

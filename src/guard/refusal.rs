@@ -97,6 +97,7 @@ impl Refusal {
             "cannot set transaction read-write mode inside a read-only transaction".to_owned(),
         )
         .because("Every transaction on the source is read-only.")
+        .hint("Leave READ WRITE out.")
     }
 
     pub(super) fn setting(name: &str) -> Self {
@@ -148,10 +149,12 @@ impl Refusal {
 
     pub(super) fn too_long(why: &str) -> Self {
         Self::new(RefusalClass::Limit, SqlState::PROGRAM_LIMIT_EXCEEDED, why.to_owned())
+            .hint("Send it in several statements, or pass long lists as one array parameter.")
     }
 
     pub(super) fn too_complex(why: &str) -> Self {
         Self::new(RefusalClass::Limit, SqlState::STATEMENT_TOO_COMPLEX, why.to_owned())
+            .hint("Take parts of it into WITH queries, or send it in several statements.")
     }
 }
 
