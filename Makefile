@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build demo test e2e bench lint setup deny compose clean
+.PHONY: help build demo test e2e bench regress fuzz lint setup deny compose clean
 
 help: ## this list
 	@echo 'fedgate, a read-only PostgreSQL gateway. Needs Rust; the rest is fetched when it is missing.'
@@ -29,6 +29,12 @@ e2e: ## Trino 476 reading, and failing to write, through the gateway
 
 bench: ## statements and bytes through the gateway, direct and through socat
 	@scripts/bench
+
+regress: ## the guard over PostgreSQL's own regression suite: PG_REGRESS_DIR=…/src/test/regress
+	@scripts/regress
+
+fuzz: ## the guard against PostgreSQL's own parser, until Ctrl-C or for FUZZ_SECONDS
+	@scripts/regress fuzz
 
 lint: ## format, clippy and shell syntax
 	@scripts/lint

@@ -70,6 +70,7 @@ pub const ALLOWED: &[(&str, &str)] = &[
     ("frame start", "a check of the grammar's own"),
     ("WITH TIES cannot be specified", "a check of the grammar's own"),
     ("improper qualified name", "a check of the grammar's own"),
+    ("clauses not allowed", "a check of the grammar's own"),
 ];
 
 /// What both are asked with.
@@ -198,7 +199,7 @@ impl Oracle {
         for name in &seen.names.attributes {
             let functions = self.catalogue.functions(name);
             if functions.iter().any(|function| {
-                function.one_argument && function.harm.is_some_and(|harm| harm != Harm::Procedure)
+                function.one_argument && function.harm.as_ref().is_some_and(|harm| *harm != Harm::Procedure)
             }) {
                 return Some(format!("attribute {name}"));
             }
@@ -218,8 +219,8 @@ impl Oracle {
         }
         for name in &seen.names.operators {
             let (_, symbol) = split_operator(name);
-            if let Some(function) = self.catalogue.harmful_operator(symbol) {
-                return Some(format!("operator {symbol} runs {function}"));
+            if let Some(operator) = self.catalogue.harmful_operators(symbol).first() {
+                return Some(format!("operator {symbol}: {}", operator.why));
             }
         }
         None
