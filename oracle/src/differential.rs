@@ -218,8 +218,9 @@ impl Oracle {
             }
         }
         for name in &seen.names.operators {
-            let (_, symbol) = split_operator(name);
-            if let Some(operator) = self.catalogue.harmful_operators(symbol).first() {
+            let (schema, symbol) = split(name);
+            let mut all = self.catalogue.harmful_operators(symbol).iter();
+            if let Some(operator) = all.find(|of| schema.is_none_or(|schema| schema == &*of.schema)) {
                 return Some(format!("operator {symbol}: {}", operator.why));
             }
         }
@@ -244,11 +245,6 @@ fn split(name: &str) -> (Option<&str>, &str) {
         Some((before, last)) => (before.rsplit('.').next(), last),
         None => (None, name),
     }
-}
-
-/// An operator's symbol may not hold a dot.
-fn split_operator(name: &str) -> (Option<&str>, &str) {
-    split(name)
 }
 
 /// Where the two put a statement: what PostgreSQL takes lies in ours, and the rest of ours is no statement.
