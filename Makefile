@@ -33,6 +33,12 @@ e2e: ## Trino 476 reading, and failing to write, through the gateway
 bench: ## statements and bytes through the gateway, direct and through socat
 	@scripts/bench
 
+regress: ## the guard over PostgreSQL's own regression suite: PG_REGRESS_DIR=…/src/test/regress
+	@scripts/regress
+
+fuzz: ## the guard against PostgreSQL's own parser, until Ctrl-C or for FUZZ_SECONDS
+	@scripts/regress fuzz
+
 fuzz-targets: ## libFuzzer on frames, startup, guard, comments (needs nightly): SECONDS_EACH=60
 	@scripts/fuzz-targets $(or $(SECONDS_EACH),60)
 

@@ -70,6 +70,7 @@ pub const ALLOWED: &[(&str, &str)] = &[
     ("frame start", "a check of the grammar's own"),
     ("WITH TIES cannot be specified", "a check of the grammar's own"),
     ("improper qualified name", "a check of the grammar's own"),
+    ("clauses not allowed", "a check of the grammar's own"),
 ];
 
 /// What both are asked with.
@@ -198,7 +199,7 @@ impl Oracle {
         for name in &seen.names.attributes {
             let functions = self.catalogue.functions(name);
             if functions.iter().any(|function| {
-                function.one_argument && function.harm.is_some_and(|harm| harm != Harm::Procedure)
+                function.one_argument && function.harm.as_ref().is_some_and(|harm| *harm != Harm::Procedure)
             }) {
                 return Some(format!("attribute {name}"));
             }
@@ -217,9 +218,10 @@ impl Oracle {
             }
         }
         for name in &seen.names.operators {
-            let (_, symbol) = split_operator(name);
-            if let Some(function) = self.catalogue.harmful_operator(symbol) {
-                return Some(format!("operator {symbol} runs {function}"));
+            let (schema, symbol) = split(name);
+            let mut all = self.catalogue.harmful_operators(symbol).iter();
+            if let Some(operator) = all.find(|of| schema.is_none_or(|schema| schema == &*of.schema)) {
+                return Some(format!("operator {symbol}: {}", operator.why));
             }
         }
         None
@@ -243,11 +245,6 @@ fn split(name: &str) -> (Option<&str>, &str) {
         Some((before, last)) => (before.rsplit('.').next(), last),
         None => (None, name),
     }
-}
-
-/// An operator's symbol may not hold a dot.
-fn split_operator(name: &str) -> (Option<&str>, &str) {
-    split(name)
 }
 
 /// Where the two put a statement: what PostgreSQL takes lies in ours, and the rest of ours is no statement.

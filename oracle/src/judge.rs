@@ -226,7 +226,11 @@ const PINNED: &[&str] = &[
 fn keeps(name: &str, value: &str) -> bool {
     let value = value.to_ascii_lowercase();
     match name {
-        "client_encoding" => matches!(value.as_str(), "utf8" | "utf-8" | "unicode"),
+        // The server looks encodings up by their letters and digits alone.
+        "client_encoding" => {
+            let name: String = value.chars().filter(char::is_ascii_alphanumeric).collect();
+            matches!(name.as_str(), "utf8" | "unicode")
+        }
         "standard_conforming_strings" | "transaction_read_only" | "default_transaction_read_only" => {
             matches!(value.as_str(), "on" | "true" | "1" | "yes" | "tru" | "tr" | "t" | "ye" | "y")
         }

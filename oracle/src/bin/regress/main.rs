@@ -24,8 +24,8 @@ use std::path::PathBuf;
 
 use fedgate::guard::{Context, Mode, Refusal, Step, Verdict, judge};
 use fedgate::ids::{RefusalClass, SourceName};
+use fedgate::sql::Limits;
 use fedgate::sql::catalogue::Catalogue;
-use fedgate::sql::{Limits, known};
 use fedgate_oracle::judge::{self, Kind, Seen};
 use fedgate_oracle::report::{Refused, grouped};
 use fedgate_oracle::script::{Item, Script, Statement};
@@ -220,7 +220,7 @@ fn impure(seen: &[Seen], session: &Session<'_>) -> Option<&'static str> {
             Some((schema, last)) => (Some(schema), last),
             None => (None, name.as_str()),
         };
-        if known::denied(last).is_some() {
+        if session.known.denied(last).is_some() {
             return Some("reads that call what is never called through the gateway");
         }
         if session.volatile(schema, last) {

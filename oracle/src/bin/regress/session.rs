@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fedgate::sql::catalogue::Catalogue;
-use fedgate::sql::known;
+use fedgate::sql::known::Known;
 use fedgate_oracle::judge::{Kind, Seen};
 use fedgate_oracle::script::{Script, Statement};
 use futures_util::{SinkExt, StreamExt};
@@ -67,6 +67,7 @@ impl Suite {
             catalogue: Catalogue::default(),
             volatile: HashSet::new(),
             stale: true,
+            known: Known::embedded(),
         };
         session.refresh().await;
         session
@@ -97,6 +98,8 @@ pub struct Session<'s> {
     volatile: HashSet<(String, String)>,
     /// Something was made or changed since the catalogue was loaded.
     stale: bool,
+    /// The lists with a reason for each name.
+    pub known: Known,
 }
 
 impl Session<'_> {
@@ -110,7 +113,7 @@ impl Session<'_> {
             return false;
         }
         let loading = async {
-            let catalogue = fedgate::upstream::catalogue::load(&self.watcher).await?;
+            let catalogue = fedgate::upstream::catalogue::load(&self.watcher).await.ok();
             let rows = self
                 .watcher
                 .query(
@@ -121,7 +124,7 @@ impl Session<'_> {
                 .await?;
             Ok::<_, tokio_postgres::Error>((catalogue, rows))
         };
-        if let Ok(Ok((catalogue, rows))) = tokio::time::timeout(STATEMENT, loading).await {
+        if let Ok(Ok((Some(catalogue), rows))) = tokio::time::timeout(STATEMENT, loading).await {
             self.catalogue = catalogue;
             self.volatile = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
             self.stale = false;
@@ -139,7 +142,7 @@ impl Session<'_> {
         self.volatile.iter().any(|(of, volatile)| {
             volatile == name
                 && schema.is_none_or(|schema| schema == of)
-                && known::harmless(of, name).is_none()
+                && self.known.harmless(of, name, None).is_none()
         })
     }
 
