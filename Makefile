@@ -36,8 +36,8 @@ bench: ## statements and bytes through the gateway, direct and through socat
 regress: ## the guard over PostgreSQL's own regression suite: PG_REGRESS_DIR=…/src/test/regress
 	@scripts/regress
 
-fuzz: ## the guard against PostgreSQL's own parser, until Ctrl-C or for FUZZ_SECONDS
-	@scripts/regress fuzz
+fuzz: ## the guard against PostgreSQL's own parser, until Ctrl-C or for FUZZ_SECONDS; FUZZ=effects: against a server
+	@if [ "$(FUZZ)" = effects ]; then scripts/fuzz-effects $${FUZZ_SECONDS:-86400}; else scripts/regress fuzz; fi
 
 fuzz-targets: ## libFuzzer on frames, startup, guard, comments (needs nightly): SECONDS_EACH=60
 	@scripts/fuzz-targets $(or $(SECONDS_EACH),60)

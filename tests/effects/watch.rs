@@ -269,8 +269,8 @@ fn records(folder: &Path, from: u64, to: u64) -> BTreeMap<String, usize> {
     while at < to {
         let (mut header, mut length, mut taken) = ([0; 24], 24, 0);
         while taken < length {
-            if at % PAGE == 0 {
-                at += if at % SEGMENT == 0 { 40 } else { 24 };
+            if at.is_multiple_of(PAGE) {
+                at += if at.is_multiple_of(SEGMENT) { 40 } else { 24 };
             }
             if segment.0 != at / SEGMENT {
                 let name = format!("00000001{:08X}{:08X}", at >> 32, (at & 0xffff_ffff) / SEGMENT);
