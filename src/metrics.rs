@@ -187,6 +187,10 @@ pub struct Metrics {
     pub verdict_seconds: Histogram,
     pub verdict_cache_hits: IntCounter,
     pub verdict_cache_misses: IntCounter,
+    /// `fedgate_verdicts_aside_total`: of long texts, on threads of their own.
+    pub verdicts_aside: IntCounter,
+    /// `fedgate_verdicts_waiting`: long texts for which there is no room yet.
+    pub verdicts_waiting: IntGauge,
     /// `fedgate_verdict_cache_bytes`: what the cached verdicts weigh now.
     pub verdict_cache_bytes: IntGauge,
     /// `fedgate_bytes_total{direction="from_client"}`
@@ -290,6 +294,14 @@ impl Metrics {
             verdict_cache_misses: counter(
                 "fedgate_verdict_cache_misses_total",
                 "Verdicts that had to be worked out.",
+            )?,
+            verdicts_aside: counter(
+                "fedgate_verdicts_aside_total",
+                "Verdicts on long texts, worked out on threads of their own.",
+            )?,
+            verdicts_waiting: gauge(
+                "fedgate_verdicts_waiting",
+                "Sessions that wait for room to have a long text judged.",
             )?,
             verdict_cache_bytes: gauge("fedgate_verdict_cache_bytes", "Size of the verdict cache.")?,
             bytes_from_client: direction(Direction::FromClient)?,

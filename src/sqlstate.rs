@@ -24,6 +24,7 @@ impl SqlState {
     pub const SYNTAX_ERROR: SqlState = SqlState("42601");
     pub const INSUFFICIENT_PRIVILEGE: SqlState = SqlState("42501");
     pub const UNDEFINED_OBJECT: SqlState = SqlState("42704");
+    pub const INSUFFICIENT_RESOURCES: SqlState = SqlState("53000");
     pub const TOO_MANY_CONNECTIONS: SqlState = SqlState("53300");
     pub const CONFIGURATION_LIMIT_EXCEEDED: SqlState = SqlState("53400");
     pub const PROGRAM_LIMIT_EXCEEDED: SqlState = SqlState("54000");

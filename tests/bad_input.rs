@@ -1020,3 +1020,51 @@ fn without_descriptors_who_is_connected_goes_on_and_who_comes_later_waits() {
     bystander.works();
     ends_well(gateway);
 }
+
+#[test]
+fn long_texts_are_judged_beside_the_relay_and_answered_in_their_place() {
+    let gateway = House::trusting().gateway("").start();
+    let mut bystander = Bystander::new(&gateway);
+    let aside = "fedgate_verdicts_aside_total";
+    let before = count(&gateway, aside);
+    let mut raw = knock(&gateway);
+    raw.ready();
+    let string = "x".repeat((1 << 20) - 100);
+    let deep = format!("{}'a'{}", "lower(".repeat(60), ")".repeat(60));
+    let texts: [&str; 6] = [
+        "SELECT 1",
+        &format!("SELECT '{string}'"),
+        "SELECT 2",
+        &format!("SELECT nextval('s'), {}1", format!("{deep}, ").repeat(60)),
+        &format!("SELECT {}3", format!("{deep} || ").repeat(60)),
+        "SELECT 4",
+    ];
+    // All at once; each is answered where it stands.
+    let all: Vec<u8> = texts.iter().flat_map(|text| query(text)).collect();
+    let sender = std::thread::spawn({
+        let mut socket = raw.socket().try_clone().unwrap();
+        move || std::io::Write::write_all(&mut socket, &all).unwrap()
+    });
+    bystander.works();
+    assert_eq!(raw.answer(), Ok(vec!["1".to_owned()]));
+    assert_eq!(raw.answer(), Ok(vec![string.clone()]));
+    assert_eq!(raw.answer(), Ok(vec!["2".to_owned()]));
+    assert_eq!(raw.answer(), Err("42501".to_owned()));
+    bystander.works();
+    assert_eq!(raw.answer(), Ok(vec![format!("{}3", "a".repeat(60))]));
+    assert_eq!(raw.answer(), Ok(vec!["4".to_owned()]));
+    sender.join().unwrap();
+    // Where they were judged: the long ones there, and none of anybody's short ones.
+    assert_eq!(count(&gateway, aside) - before, 3);
+    // As Parse, and nobody there any more when it is judged.
+    let parse = frame(b'P', format!("\0SELECT '{string}'\0\0\0").as_bytes());
+    raw.send(&[parse.clone(), frame(b'S', b"")].concat());
+    assert_eq!(raw.answer(), Ok(vec![]));
+    assert_eq!(count(&gateway, aside) - before, 4);
+    raw.send(&parse);
+    drop(raw);
+    until(&gateway, "fedgate_client_connections ", 1);
+    until(&gateway, "fedgate_verdicts_waiting", 0);
+    assert_eq!(count(&gateway, "fedgate_panics_total"), 0);
+    bystander.works();
+}

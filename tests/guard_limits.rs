@@ -138,6 +138,8 @@ fn what_is_too_much_is_refused_as_such() {
     for (name, sql) in [
         ("bytes", format!("SELECT '{}'", "x".repeat(1 << 20))),
         ("tokens", format!("SELECT 1{}", ", 1".repeat(1 << 17))),
+        ("words", format!("SELECT a{}", ", a".repeat(1 << 15))),
+        ("a row of signs", format!("SELECT {} 1", "+".repeat((1 << 20) - 20))),
         ("brackets", format!("SELECT {}", nested("(", "1", ")", 200))),
         ("a chain", format!("SELECT 1{}", " + 1".repeat(50_000))),
         ("calls", format!("SELECT {}", nested("lower(", "'a'", ")", 150))),

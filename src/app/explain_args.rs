@@ -77,6 +77,7 @@ impl Answer {
         match self {
             Answer::Yes => 0,
             Answer::No => 1,
+            Answer::Unknown => 2,
         }
     }
 }

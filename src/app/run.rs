@@ -109,6 +109,11 @@ impl Gateway {
             throttle: Throttle::default(),
             metrics: Arc::clone(&metrics),
             verdicts: Arc::new(VerdictCache::new(VERDICT_BYTES)),
+            aside: session::Aside::start(session::AsideMetrics {
+                judged: metrics.verdicts_aside.clone(),
+                waiting: metrics.verdicts_waiting.clone(),
+                panics: metrics.panics.clone(),
+            })?,
             drain: draining.clone(),
         });
 

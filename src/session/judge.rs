@@ -4,19 +4,27 @@
 //! log and one count in the metrics, with who was refused and never with what they sent.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll};
 
-use tokio::sync::{Notify, watch};
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot, watch};
 
+use super::aside::{Aside, LONG, Room};
 use crate::config;
 use crate::guard::{Admitted, Context, Mode, Refusal, Step, Verdict, VerdictCache, judge_parameter_types};
 use crate::ids::{ClientUser, EndUser, RefusalClass, StatementClass};
 use crate::metrics::SourceMetrics;
 use crate::sql::catalogue::Catalogue;
 use crate::sql::comment::{self, CommentFormat};
-use crate::sql::lexer;
+use crate::sql::lexer::{self, Item, Lexer};
 use crate::sqlstate::SqlState;
 use crate::wire::ClientError;
+
+/// Longest text that is judged again, on the thread that relays, after the policy has changed: a verdict on
+/// it is kept in the cache.
+const LONGEST_AGAIN: usize = 64 << 10;
 
 /// What verdicts on one source depend on; replaced whole, never edited.
 pub struct Snapshot {
@@ -50,6 +58,44 @@ pub struct Judge {
     stale: Arc<Notify>,
     /// The source, or this user's access to it, is gone.
     revoked: bool,
+    aside: Arc<Aside>,
+    long: Long,
+}
+
+/// The verdict on a long text, which is worked out elsewhere.
+enum Long {
+    None,
+    /// For room.
+    Waiting(Pin<Box<dyn Future<Output = Option<Room>> + Send>>),
+    Room(Room),
+    Running(oneshot::Receiver<Answer>),
+    Answered(Answer),
+    Refused,
+    Panicked,
+}
+
+struct Answer {
+    text: Bytes,
+    generation: u64,
+    mode: Mode,
+    verdict: Arc<Verdict>,
+}
+
+/// Whether [`Judge::verdict`] may be asked now.
+pub enum Readiness {
+    Now,
+    /// [`Judge::poll_long`] says when.
+    Wait,
+    /// The statement is refused: too many others wait.
+    Busy(ClientError),
+    /// The session must end.
+    Broken(ClientError),
+}
+
+impl Snapshot {
+    fn context(&self, mode: Mode) -> Context<'_> {
+        Context { catalogue: &self.catalogue, mode, limits: &self.limits, source: &self.config.name }
+    }
 }
 
 impl Judge {
@@ -60,9 +106,21 @@ impl Judge {
         cache: Arc<VerdictCache>,
         metrics: SourceMetrics,
         stale: Arc<Notify>,
+        aside: Arc<Aside>,
     ) -> Self {
         let began = snapshot.generation;
-        Self { who, snapshots, snapshot, began, cache, metrics, stale, revoked: false }
+        Self {
+            who,
+            snapshots,
+            snapshot,
+            began,
+            cache,
+            metrics,
+            stale,
+            revoked: false,
+            aside,
+            long: Long::None,
+        }
     }
 
     pub fn mode(&self) -> Mode {
@@ -100,15 +158,93 @@ impl Judge {
         self.revoked
     }
 
+    /// To be asked before [`Self::verdict`]: long texts are judged on other threads, one at a time for each
+    /// session, and the message that they came in stays where it is until then.
+    pub fn readiness(&mut self, sql: &[u8]) -> Readiness {
+        if sql.len() < LONG {
+            return Readiness::Now;
+        }
+        self.refresh();
+        let (generation, mode) = (self.snapshot.generation, self.mode());
+        match &mut self.long {
+            Long::Waiting(_) | Long::Running(_) => return Readiness::Wait,
+            Long::Refused => {
+                let error = ClientError::error(
+                    SqlState::INSUFFICIENT_RESOURCES,
+                    "too many long statements wait to be verified",
+                );
+                return Readiness::Busy(error.hint("Try again later."));
+            }
+            Long::Panicked => {
+                let error = ClientError::fatal(SqlState::INTERNAL_ERROR, "internal error of the gateway");
+                return Readiness::Broken(error);
+            }
+            Long::Answered(answer)
+                if answer.generation == generation && answer.mode == mode && answer.text == sql =>
+            {
+                return Readiness::Now;
+            }
+            Long::Answered(_) | Long::None | Long::Room(_) => {}
+        }
+        if self.cache.known(sql, &self.snapshot.context(mode), generation).is_some() {
+            self.long = Long::None;
+            return Readiness::Now;
+        }
+        self.long = match std::mem::replace(&mut self.long, Long::None) {
+            Long::Room(room) => {
+                let text = Bytes::copy_from_slice(sql);
+                let (snapshot, cache) = (Arc::clone(&self.snapshot), Arc::clone(&self.cache));
+                let metrics = self.metrics.clone();
+                Long::Running(self.aside.run(room, move || {
+                    let began = std::time::Instant::now();
+                    let verdict = cache.judge(&text, &snapshot.context(mode), generation);
+                    metrics.verdicts.seconds.observe(began.elapsed().as_secs_f64());
+                    Answer { text, generation, mode, verdict }
+                }))
+            }
+            _ => Long::Waiting(Box::pin(self.aside.room())),
+        };
+        Readiness::Wait
+    }
+
+    /// True: [`Self::readiness`] has something else to say now. Otherwise the task is woken when it has.
+    pub fn poll_long(&mut self, cx: &mut task::Context<'_>) -> bool {
+        let next = match &mut self.long {
+            Long::Waiting(room) => match room.as_mut().poll(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Some(room)) => Long::Room(room),
+                Poll::Ready(None) => Long::Refused,
+            },
+            Long::Running(answer) => match Pin::new(answer).poll(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(answer)) => Long::Answered(answer),
+                Poll::Ready(Err(_)) => Long::Panicked,
+            },
+            Long::None | Long::Room(_) | Long::Answered(_) | Long::Refused | Long::Panicked => return false,
+        };
+        self.long = next;
+        true
+    }
+
+    /// The message with the long text has been dealt with.
+    pub fn forget_long(&mut self) {
+        if !matches!(self.long, Long::None) {
+            self.long = Long::None;
+        }
+    }
+
     pub fn verdict(&mut self, sql: &[u8]) -> Arc<Verdict> {
         self.refresh();
+        if let Long::Answered(answer) = &self.long
+            && answer.generation == self.snapshot.generation
+            && answer.mode == self.mode()
+            && answer.text == sql
+        {
+            self.metrics.verdicts.judged.inc();
+            return Arc::clone(&answer.verdict);
+        }
         let snapshot = &self.snapshot;
-        let context = Context {
-            catalogue: &snapshot.catalogue,
-            mode: self.mode(),
-            limits: &snapshot.limits,
-            source: &snapshot.config.name,
-        };
+        let context = snapshot.context(self.mode());
         if let Some(verdict) = self.cache.known(sql, &context, snapshot.generation) {
             self.metrics.verdicts.cached.inc();
             return verdict;
@@ -124,17 +260,16 @@ impl Judge {
     /// Judges the parameter types of a Parse, count and OIDs as they lie.
     pub fn parameter_types(&self, types: &[u8]) -> Result<(), Refusal> {
         let snapshot = &self.snapshot;
-        let context = Context {
-            catalogue: &snapshot.catalogue,
-            mode: self.mode(),
-            limits: &snapshot.limits,
-            source: &snapshot.config.name,
-        };
+        let context = snapshot.context(self.mode());
         judge_parameter_types(types, &context)
     }
 
     /// Judges a prepared text and its parameters' types again.
     pub fn again(&mut self, sql: &[u8], types: &[u8]) -> Result<(), ClientError> {
+        // Nothing waits here for another thread, so what would take long is to be sent again.
+        if sql.len() > LONGEST_AGAIN {
+            return Err(self.outdated());
+        }
         let verdict = self.verdict(sql);
         if let Some(Step::Refuse(refusal)) = verdict.steps.last() {
             return Err(self.refused(sql, refusal));
@@ -148,13 +283,16 @@ impl Judge {
     }
 
     fn begins_with(&self, admitted: &Admitted, words: &[&str]) -> bool {
-        let tokens = lexer::utf8(admitted.permit.text()).and_then(|text| {
-            Ok(lexer::tokens(text, &self.snapshot.limits)?
-                .first()
-                .map(|token| words.iter().any(|word| token.is(word))))
-        });
-        // What cannot be told may be one.
-        !matches!(tokens, Ok(Some(false)))
+        let Ok(text) = lexer::utf8(admitted.permit.text()) else { return true };
+        let mut lexer = Lexer::new(text);
+        loop {
+            match lexer.next_item() {
+                Ok(Some(Item::Comment(_))) => {}
+                Ok(Some(Item::Token(token))) => return words.iter().any(|word| token.is(word)),
+                // What cannot be told may be one.
+                Ok(None) | Err(_) => return true,
+            }
+        }
     }
 
     pub fn count_admitted(&self, class: StatementClass) {

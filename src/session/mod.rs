@@ -3,6 +3,7 @@
 //! Invariant: a client reaches a source only after it is known, allowed and has a judge; every wait on
 //! it has an end; and whatever one session meets, no other one does.
 
+mod aside;
 mod cancel;
 mod clock;
 mod drain;
@@ -25,6 +26,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+pub use aside::{Aside, AsideMetrics};
 pub use cancel::Cancels;
 pub use drain::Drain;
 pub use judge::{Judge, Snapshot, Who};
@@ -64,6 +66,8 @@ pub struct Keepsakes {
     pub throttle: Throttle,
     pub metrics: Arc<Metrics>,
     pub verdicts: Arc<VerdictCache>,
+    /// Where long texts are judged.
+    pub aside: Arc<Aside>,
     pub drain: watch::Receiver<Drain>,
 }
 
@@ -222,6 +226,7 @@ pub async fn serve<S>(
         Arc::clone(&kept.verdicts),
         open.metrics.clone(),
         Arc::clone(&open.stale),
+        Arc::clone(&kept.aside),
     );
     let relay = Relay::new(Parts {
         client: stream,

@@ -13,6 +13,12 @@ use super::keyword::{self, Category};
 /// Identifiers and operators are cut or rejected at this length (`NAMEDATALEN` − 1).
 const NAME_BYTES: usize = 63;
 
+/// What a token that makes structure (a word, an operator, a bracket) weighs, beside a constant.
+const STRUCTURE: usize = 4;
+
+/// Signs of operators that may stand in one row, so that reading a row of them stays linear in its length.
+const LONGEST_SIGNS: usize = 2 * NAME_BYTES;
+
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -140,11 +146,19 @@ pub fn tokens<'a>(text: &'a str, limits: &Limits) -> Result<Vec<Token<'a>>> {
     }
     let mut tokens: Vec<Token<'a>> = Vec::with_capacity((text.len() / 5).clamp(8, 4096));
     let mut runs: Vec<usize> = vec![0];
+    let mut weight = 0;
     let mut lexer = Lexer::new(text);
     while let Some(item) = lexer.next_item()? {
         let Item::Token(token) = item else { continue };
         if tokens.len() >= limits.tokens {
             return limit(token.start, "statement has too many tokens");
+        }
+        weight += match token.kind {
+            Kind::String | Kind::National | Kind::Bits | Kind::Number | Kind::Parameter | Kind::Comma => 1,
+            _ => STRUCTURE,
+        };
+        if weight > limits.weight {
+            return limit(token.start, "statement is too complex");
         }
         match token.kind {
             Kind::LeftParen | Kind::LeftBracket => {
@@ -731,6 +745,10 @@ impl<'a> Lexer<'a> {
                 break;
             }
             end += 1;
+            // Signs at the end are given back one by one and read again.
+            if end - start > LONGEST_SIGNS {
+                return Err(LexError { problem: Problem::Limit("operator too long"), offset: start });
+            }
         }
         let spelled = self.bytes.get(start..end).unwrap_or_default();
         let trailing = |end: usize| matches!(self.bytes.get(end - 1), Some(b'+' | b'-'));

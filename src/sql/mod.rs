@@ -20,6 +20,9 @@ pub struct Limits {
     pub bytes: usize,
     /// Tokens of one text.
     pub tokens: usize,
+    /// What the tokens of one text may weigh: constants and commas one, all else four. Structure is what
+    /// takes time to parse, and a long list of constants must pass.
+    pub weight: usize,
     /// Brackets open at the same time.
     pub depth: usize,
     /// Tokens of one bracket level between two commas: what makes left-deep trees deep.
@@ -28,6 +31,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 1 << 20, tokens: 1 << 17, depth: 100, run: 20_000 }
+        Self { bytes: 1 << 20, tokens: 1 << 17, weight: 1 << 17, depth: 100, run: 20_000 }
     }
 }

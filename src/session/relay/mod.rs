@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::clock::Timer;
 use super::drain::{self, Drain};
-use super::judge::Judge;
+use super::judge::{Judge, Readiness};
 use super::prepared::{Full, Leftover, Prepared, Remedy, Statements, Ticket};
 use crate::config::Limits;
 use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step, judge_function_call};
@@ -123,6 +123,8 @@ enum Handled {
     Done,
     /// Cannot be decided before the source has answered what is under way.
     Wait,
+    /// The verdict is worked out on another thread.
+    Judging,
     End(End),
 }
 
@@ -307,6 +309,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             if let Err(end) = self.take_client_messages() {
                 return Poll::Ready(end);
             }
+            progress |= self.judge.poll_long(cx);
             match self.lease.poll_flush(cx) {
                 // Messages may have waited for the room.
                 Poll::Ready(Ok(count)) => progress |= count > 0,

@@ -66,6 +66,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             match handled {
                 Handled::Done => {
                     self.flushed = false;
+                    self.judge.forget_long();
                     self.client_in.consume(header.size);
                 }
                 Handled::Wait => {
@@ -75,6 +76,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     }
                     return Ok(());
                 }
+                Handled::Judging => return Ok(()),
                 Handled::End(end) => return Err(end),
             }
         }
@@ -222,6 +224,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     fn handle_query(&mut self, sql: &[u8]) -> Result<Handled, Malformed> {
+        match self.judge.readiness(sql) {
+            Readiness::Now => {}
+            Readiness::Wait => return Ok(Handled::Judging),
+            Readiness::Busy(_) if self.may_be_passed_over() => return Ok(Handled::Wait),
+            Readiness::Busy(error) => return Ok(self.refuse_query(b"", error, true)),
+            Readiness::Broken(error) => return Ok(Handled::End(End::Fatal(error))),
+        }
         let verdict = self.judge.verdict(sql);
         let admitted = verdict.steps.iter().all(|step| matches!(step, Step::Admit(_)));
         if verdict.steps.is_empty() {
@@ -368,6 +377,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     fn handle_parse(&mut self, parse: frontend::Parse<'_>) -> Result<Handled, Malformed> {
+        match self.judge.readiness(parse.sql) {
+            Readiness::Now => {}
+            Readiness::Wait => return Ok(Handled::Judging),
+            Readiness::Busy(error) => return Ok(self.refuse_extended(parse.name, error, true)),
+            Readiness::Broken(error) => return Ok(Handled::End(End::Fatal(error))),
+        }
         let verdict = self.judge.verdict(parse.sql);
         let admitted = match &verdict.steps[..] {
             [] => None,
