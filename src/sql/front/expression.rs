@@ -114,8 +114,7 @@ impl<'t, 'a> Front<'t, 'a> {
     /// `.b`, `.*` behind an operand.
     fn field(&mut self, token: &Token<'_>) -> Result<()> {
         let star = self.get(self.at + 1).is_some_and(|star| star.is_operator("*"));
-        let name = self.at > 0 && matches!(self.kind(self.at - 1), Some(Kind::Word(_) | Kind::Quoted));
-        if star && (!name || !self.ends_item(self.at + 2)) {
+        if star && !(self.dotted() && self.ends_item(self.at + 2)) {
             // `(f()).*` runs what `(f())` runs.
             self.at += 2;
             return Ok(());
@@ -130,6 +129,16 @@ impl<'t, 'a> Front<'t, 'a> {
         }
         self.operand = true;
         Ok(())
+    }
+
+    /// Is what ends before the position a name of names, rather than a field of something in brackets?
+    fn dotted(&self) -> bool {
+        let name = |at| matches!(self.kind(at), Some(Kind::Word(_) | Kind::Quoted));
+        let mut first = self.at.saturating_sub(1);
+        while first >= 2 && name(first) && self.kind(first - 1) == Some(Kind::Dot) {
+            first -= 2;
+        }
+        name(first)
     }
 
     /// `(`: a query, or expressions.
