@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build demo test e2e bench lint fuzz-targets setup deny compose clean
+.PHONY: help build demo test matrix e2e bench lint fuzz-targets setup deny compose clean
 
 help: ## this list
 	@echo 'fedgate, a read-only PostgreSQL gateway. Needs Rust; the rest is fetched when it is missing.'
@@ -23,6 +23,9 @@ demo: ## a private PostgreSQL, the gateway before it, and a walk through both (a
 
 test: ## everything but Trino: format, lints, unit and integration tests with real servers and clients
 	@scripts/test
+
+matrix: ## what depends on PostgreSQL's version, on 14 and 18 (VERSIONS='16 17' for others)
+	@scripts/matrix $(VERSIONS)
 
 e2e: ## Trino 476 reading, and failing to write, through the gateway
 	@scripts/e2e

@@ -41,7 +41,8 @@ const RESERVED: &[(&str, &[(&str, &str)])] = &[
     ("regorus", &[("policy", "*")]),
     ("axum", &[("http", "*")]),
     ("clap", &[("app", "*")]),
-    ("toml", &[("config", "*")]),
+    // `sql` reads its own list of known functions, which is part of the binary.
+    ("toml", &[("config", "*"), ("sql", "from_str")]),
 ];
 
 /// Rooms that perform no I/O, and what I/O would need.

@@ -166,3 +166,69 @@ async fn a_live_check_knows_a_reader_from_a_writer() {
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert!(answer == Answer::Unknown && json["sources"][0]["live"]["failed"].is_string(), "{out}");
 }
+
+/// Functions that are not what they are marked as, and what else an owner should know of.
+#[tokio::test]
+async fn a_live_check_points_out_what_stands_behind_names() {
+    let postgres = support::Postgres::climscore(support::Options::default());
+    postgres.execute(
+        "climscore",
+        "CREATE TABLE public.visits (id int); CREATE SEQUENCE public.counter;
+         CREATE FUNCTION public.vol() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+         CREATE FUNCTION public.liar_text() RETURNS int STABLE LANGUAGE plpgsql AS 'BEGIN INSERT INTO visits VALUES (1); RETURN 1; END';
+         CREATE FUNCTION public.liar_call() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT public.vol()';
+         CREATE FUNCTION public.liar_tree() RETURNS int STABLE LANGUAGE sql RETURN public.vol();
+         CREATE FUNCTION public.liar_atomic() RETURNS int STABLE LANGUAGE sql
+           BEGIN ATOMIC DELETE FROM public.visits; SELECT 1; END;
+         CREATE FUNCTION public.honest() RETURNS int STABLE LANGUAGE sql AS 'SELECT count(*)::int FROM public.visits';
+         CREATE FUNCTION public.honest_tree() RETURNS bigint STABLE LANGUAGE sql RETURN (SELECT count(*) FROM public.visits);
+         CREATE FUNCTION public.definer() RETURNS int STABLE SECURITY DEFINER LANGUAGE sql AS 'SELECT 1';
+         CREATE FUNCTION public.definer_temp() RETURNS int STABLE SECURITY DEFINER SET search_path = public LANGUAGE sql AS 'SELECT 1';
+         CREATE FUNCTION public.definer_good() RETURNS int STABLE SECURITY DEFINER SET search_path = public, pg_temp LANGUAGE sql AS 'SELECT 1';
+         CREATE VIEW public.writes AS SELECT public.vol();",
+    );
+    // file_fdw is a part of contrib, which bare server programs do not have.
+    let contrib = postgres
+        .value("climscore", "SELECT count(*) FROM pg_available_extensions WHERE name = 'file_fdw'")
+        .as_deref()
+        == Some("1");
+    if contrib {
+        postgres.execute(
+            "climscore",
+            "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+             CREATE FOREIGN TABLE public.lines (line text) SERVER files OPTIONS (filename '/dev/null');
+             CREATE FOREIGN TABLE public.piped (line text) SERVER files OPTIONS (program 'true');",
+        );
+    } else {
+        println!("no file_fdw on this machine: foreign tables are not held");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("akko_readonly"), support::READER_PASSWORD).unwrap();
+    let toml = toml("trust", &source(&postgres.address(), "akko_readonly", "akko_readonly", ""));
+    let (answer, out, err) = check(folder.path(), &toml, &["--live"]).await;
+    assert_eq!(answer, Answer::Yes, "{out}{err}");
+    let mut wanted = vec![
+        "public.liar_text is marked STABLE, but its body has INSERT in it",
+        "public.liar_call is marked IMMUTABLE, but its body names public.vol",
+        "public.liar_tree is marked STABLE, but its body calls public.vol",
+        "public.liar_atomic is marked STABLE, but its body holds a statement other than a query",
+        "public.definer is SECURITY DEFINER without a search_path of its own",
+        "public.definer_temp is SECURITY DEFINER and its search_path does not end in pg_temp",
+        "public.writes is refused by the gateway. It may run the function public.vol",
+    ];
+    if contrib {
+        wanted.extend([
+            "public.lines is a foreign table of server files (file_fdw)",
+            "public.piped is refused by the gateway. Each read of it runs a program",
+        ]);
+    }
+    for remark in wanted {
+        assert!(out.contains(&format!("warning: live: {remark}")), "{remark}: {out}");
+    }
+    for honest in ["honest ", "honest_tree", "definer_good"] {
+        assert!(!out.contains(&format!("public.{honest}")), "{honest}: {out}");
+    }
+    let (_, out, _) = check(folder.path(), &toml, &["--live", "--json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert!(json["sources"][0]["live"]["grants"]["remarks"].as_array().unwrap().len() >= 7, "{out}");
+}

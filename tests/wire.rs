@@ -353,3 +353,8 @@ fn simple_queries_of_an_ordinary_role() {
 fn the_extended_protocol_of_an_ordinary_role() {
     hold(include_str!("wire/extended.yaml"), READER);
 }
+
+#[test]
+fn prepared_statements_portals_and_cursors() {
+    hold(include_str!("wire/prepared.yaml"), (SUPERUSER, SUPERUSER_PASSWORD));
+}

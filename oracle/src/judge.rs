@@ -103,8 +103,9 @@ fn kind(node: &NodeEnum, walk: &Walk) -> Kind {
     match node {
         NodeEnum::SelectStmt(_) => query(walk),
         NodeEnum::ExplainStmt(explain) => {
-            let analyze = explain.options.iter().any(|option| {
-                matches!(&option.node, Some(NodeEnum::DefElem(option)) if option.defname == "analyze")
+            let analyze = explain.options.iter().any(|option| match &option.node {
+                Some(NodeEnum::DefElem(option)) if option.defname == "analyze" => !is_off(option),
+                _ => false,
             });
             match explain.query.as_ref().and_then(|query| query.node.as_ref()) {
                 Some(NodeEnum::SelectStmt(_) | NodeEnum::ExecuteStmt(_)) => query(walk),
@@ -180,6 +181,15 @@ fn query(walk: &Walk) -> Kind {
     match &walk.write {
         Some(write) => Kind::write(write.clone()),
         None => Kind::Read,
+    }
+}
+
+/// Is the value of this option a clear no?
+fn is_off(option: &pg_query::protobuf::DefElem) -> bool {
+    match option.arg.as_ref().and_then(|value| value.node.as_ref()) {
+        Some(NodeEnum::Integer(value)) => value.ival == 0,
+        Some(NodeEnum::String(value)) => matches!(value.sval.to_ascii_lowercase().as_str(), "off" | "false"),
+        _ => false,
     }
 }
 
@@ -404,6 +414,7 @@ mod tests {
             "COPY (SELECT 1) TO STDOUT WITH (FORMAT csv)",
             "PREPARE s AS SELECT $1",
             "EXECUTE s(1)",
+            "EXPLAIN (ANALYZE off) DECLARE c CURSOR FOR SELECT 1",
         ] {
             assert_eq!(only(text).kind, Kind::Read, "{text}");
         }
@@ -428,6 +439,7 @@ mod tests {
             "EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1",
             "EXPLAIN ANALYZE CREATE TABLE t AS EXECUTE s",
             "EXPLAIN ANALYZE DECLARE c CURSOR FOR SELECT 1",
+            "EXPLAIN (ANALYZE off, ANALYZE) DECLARE c CURSOR FOR SELECT 1",
             "PREPARE s AS DELETE FROM t",
             "COPY t FROM STDIN",
             "COPY t TO '/tmp/x'",

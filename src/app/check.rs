@@ -10,6 +10,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
+use crate::app::behind;
 use crate::app::grants::{self, Grants};
 use crate::config::{self, Auth, Config, Finding, Severity, TlsMode, Users};
 use crate::upstream::{self, RelayFit, relay_works};
@@ -165,10 +166,15 @@ async fn live(config: Arc<config::Source>) -> Live {
         Err(error) => return Live::Failed(error.to_string()),
     };
     // One of the two ends the other: the audit is bounded, and drops the connection with it.
+    let audit = async {
+        let mut grants = grants::audit(&client).await.map_err(|error| error.to_string())?;
+        grants.remarks = behind::audit(&client).await.map_err(|error| error.to_string())?;
+        Ok(grants)
+    };
     tokio::select! {
-        audited = grants::audit(&client) => match audited {
+        audited = audit => match audited {
             Ok(grants) => Live::Grants(grants),
-            Err(error) => Live::Failed(error.to_string()),
+            Err(error) => Live::Failed(error),
         },
         ended = connection => Live::Failed(match ended {
             Ok(()) => "the source closed the connection".to_owned(),
@@ -329,10 +335,18 @@ impl Report {
                     for way in &grants.can_write {
                         page.line(1, label, &format!("{} can do more than read: {way}", grants.role));
                     }
+                    for remark in &grants.remarks {
+                        page.line(1, "warning: live: ", remark);
+                    }
                 }
             }
         }
-        let warnings = self.all_findings().filter(|finding| finding.severity == Severity::Warning).count();
+        let remarks = |source: &SourceReport| match &source.live {
+            Some(Live::Grants(grants)) => grants.remarks.len(),
+            Some(Live::Failed(_)) | None => 0,
+        };
+        let warnings = self.all_findings().filter(|finding| finding.severity == Severity::Warning).count()
+            + self.sources.iter().map(remarks).sum::<usize>();
         page.line(
             0,
             "",

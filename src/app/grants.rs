@@ -35,6 +35,8 @@ pub struct Grants {
     pub standby: bool,
     /// In which ways the role can change something; empty: it can only read.
     pub can_write: Vec<String>,
+    /// What stands behind names at the source and its owner should know of.
+    pub remarks: Vec<String>,
 }
 
 /// Why a role could not be judged.
@@ -70,6 +72,7 @@ async fn ask(client: &Client) -> Result<Grants, GrantsError> {
         server_version: row.try_get(1)?,
         standby: row.try_get(2)?,
         can_write: Vec::new(),
+        remarks: Vec::new(),
     };
     if row.try_get(3)? {
         // It has every privilege there is; a list of them would say less.

@@ -2,6 +2,7 @@
 //!
 //! Invariant: only this room knows every other one.
 
+mod behind;
 pub mod check;
 mod cli;
 pub mod explain;

@@ -28,7 +28,7 @@ use crate::upstream::{Source, SourceError};
 /// A catalogue is not asked for more often than this, however many unknown functions are named.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// Nor for longer than one part in so many, however long it takes.
-const IDLE: u32 = 10;
+const IDLE: u32 = 4;
 /// After a failure the pause doubles up to this.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// For one load of a catalogue, from dial to the last row.
@@ -188,6 +188,8 @@ impl Keeper {
     async fn run(self) {
         let mut loader = Loader::default();
         let mut backoff = SHORTEST_PAUSE;
+        // The first load is nobody's doing.
+        let mut first = true;
         loop {
             let began = Instant::now();
             let pause = match self.load(&mut loader).await {
@@ -207,10 +209,11 @@ impl Keeper {
                 }
             };
             let now = Instant::now();
+            let busy = if std::mem::take(&mut first) { Duration::ZERO } else { now - began };
             tokio::select! {
                 () = sleep_until(now + pause) => {}
                 // Whoever names unknown functions makes the source busy for a small part of the time only.
-                () = self.stale.notified() => sleep_until(now + SHORTEST_PAUSE.max((now - began) * IDLE)).await,
+                () = self.stale.notified() => sleep_until(now + SHORTEST_PAUSE.max(busy * IDLE)).await,
             }
         }
     }

@@ -23,12 +23,19 @@ enum Rule {
     On,
     /// A value that means true: it may be set, never unset.
     ReadOnly,
+    /// A number up to this one.
+    AtMost(u32),
+    /// An amount of memory up to this many kilobytes.
+    Memory(u64),
 }
 
-use Rule::{Any, ApplicationName, On, ReadOnly, Utf8};
+use Rule::{Any, ApplicationName, AtMost, Memory, On, ReadOnly, Utf8};
 
 const FORMAT: &str = "how values are written";
 const PLANNER: &str = "which plan is taken, never what it may do";
+/// A plan takes `work_mem` for each of its sorts and hashes, a hash `hash_mem_multiplier` times that:
+/// so both have a bound, and with it what one statement can take from the source.
+const SPACE: &str = "how much a sort or a hash keeps in memory, within a bound";
 const WAITS: &str = "how long this session waits; the gateway keeps its own clock";
 const DUMP: &str = "pg_dump sets it";
 const SEARCH: &str = "how near a match must be";
@@ -50,11 +57,12 @@ const ALLOWED: &[(&str, Rule, &str)] = &[
     ("default_transaction_isolation", Any, "which rows a transaction sees"),
     ("default_transaction_read_only", ReadOnly, "it may be switched on"),
     ("effective_cache_size", Any, PLANNER),
+    ("effective_io_concurrency", AtMost(1000), "how far is read ahead"),
     ("escape_string_warning", Any, "a warning"),
     ("extra_float_digits", Any, FORMAT),
     ("from_collapse_limit", Any, PLANNER),
     ("geqo", Any, PLANNER),
-    ("hash_mem_multiplier", Any, PLANNER),
+    ("hash_mem_multiplier", AtMost(8), SPACE),
     ("hnsw.ef_search", Any, SEARCH),
     ("idle_in_transaction_session_timeout", Any, WAITS),
     ("idle_session_timeout", Any, WAITS),
@@ -66,6 +74,7 @@ const ALLOWED: &[(&str, Rule, &str)] = &[
     ("lc_numeric", Any, FORMAT),
     ("lc_time", Any, FORMAT),
     ("lock_timeout", Any, WAITS),
+    ("max_parallel_workers_per_gather", AtMost(8), "how many of the workers that the source allows at all"),
     ("parallel_leader_participation", Any, PLANNER),
     ("parallel_setup_cost", Any, PLANNER),
     ("parallel_tuple_cost", Any, PLANNER),
@@ -75,6 +84,7 @@ const ALLOWED: &[(&str, Rule, &str)] = &[
     ("plan_cache_mode", Any, PLANNER),
     ("quote_all_identifiers", Any, DUMP),
     ("random_page_cost", Any, PLANNER),
+    ("recursive_worktable_factor", Any, PLANNER),
     ("restrict_nonsystem_relation_kind", Any, DUMP),
     ("row_security", Any, "off makes a filtered query fail, it never lifts the filter; pg_dump sets it"),
     ("search_path", Any, "where names are looked up; functions are judged in every schema"),
@@ -87,6 +97,7 @@ const ALLOWED: &[(&str, Rule, &str)] = &[
     ("transaction_isolation", Any, "which rows a transaction sees"),
     ("transaction_read_only", ReadOnly, "it may be switched on"),
     ("transaction_timeout", Any, WAITS),
+    ("work_mem", Memory(256 << 10), SPACE),
     ("xmlbinary", Any, FORMAT),
     ("xmloption", Any, "whether text is taken for a document"),
 ];
@@ -119,6 +130,22 @@ fn is_true(value: &str) -> bool {
     ["on", "true", "t", "yes", "y", "1"].iter().any(|word| value.trim().eq_ignore_ascii_case(word))
 }
 
+/// An amount of memory as the server reads it: kilobytes, or with a unit behind a whole number.
+fn kilobytes(value: &str) -> Option<u64> {
+    let value = value.trim();
+    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = value.split_at_checked(digits)?;
+    let number: u64 = number.parse().ok()?;
+    match unit.trim() {
+        "" | "kB" => Some(number),
+        // Less than a kilobyte is rounded.
+        "B" => Some(number.div_ceil(1024)),
+        "MB" => number.checked_mul(1 << 10),
+        "GB" => number.checked_mul(1 << 20),
+        _ => None,
+    }
+}
+
 /// Encodings by name, as `pg_char_to_encoding` compares them: letters and digits only.
 fn is_utf8(value: &str) -> bool {
     let plain: String =
@@ -146,6 +173,18 @@ pub fn judge_setting(name: &str, value: &str) -> Result<Setting, Refusal> {
         }
         ReadOnly if is_true(value) => "on".to_owned(),
         ReadOnly => return Err(Refusal::mode()),
+        AtMost(most) if value.trim().parse::<f64>().is_ok_and(|value| value <= f64::from(most)) => {
+            value.to_owned()
+        }
+        AtMost(most) => {
+            return Err(Refusal::setting(&name).because(format!("A client may set it to {most} at most.")));
+        }
+        Memory(most) if kilobytes(value).is_some_and(|value| value <= most) => value.to_owned(),
+        Memory(most) => {
+            return Err(
+                Refusal::setting(&name).because(format!("A client may set it to {}MB at most.", most >> 10))
+            );
+        }
     };
     Ok(Setting { name, value })
 }
@@ -289,7 +328,7 @@ fn judge_value(name: &str, value: &Expr, walk: &Walk<'_>) -> Result<(), Refusal>
             Err(Refusal::setting(&lower).because("It can be set with SET application_name only."))
         }
         Some(Any) => walk.expr(value),
-        Some(Utf8 | On | ReadOnly) | None => {
+        Some(Utf8 | On | ReadOnly | AtMost(_) | Memory(_)) | None => {
             let Some(value) = constant(value) else {
                 return Err(Refusal::setting(&lower).because(SHAPES));
             };
@@ -359,7 +398,7 @@ mod tests {
             "role",
             "session_authorization",
             "session_replication_role",
-            "work_mem",
+            "maintenance_work_mem",
             "backslash_quote",
             "log_statement",
         ] {
@@ -382,6 +421,22 @@ mod tests {
             RefusalClass::Setting
         );
         assert_eq!(judge_setting("role", "postgres").unwrap_err().class, RefusalClass::Setting);
+    }
+
+    #[test]
+    fn memory_has_a_bound_in_every_unit() {
+        for value in ["64", "64kB", " 256MB ", "262144", "268435456B", "4 MB"] {
+            assert!(judge_setting("work_mem", value).is_ok(), "{value}");
+        }
+        for value in
+            ["257MB", "262145", "1GB", "1TB", "0x7fffffff", "1e9", "-1", "", "MB", "18446744073709551615GB"]
+        {
+            assert!(judge_setting("work_mem", value).is_err(), "{value}");
+        }
+        assert!(judge_setting("hash_mem_multiplier", "2.5").is_ok());
+        for value in ["8.01", "1e9", "inf", "nan", "x", ""] {
+            assert!(judge_setting("hash_mem_multiplier", value).is_err(), "{value}");
+        }
     }
 
     #[test]

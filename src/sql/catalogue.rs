@@ -410,6 +410,15 @@ impl Catalogue {
         self.relations.get(name).map_or(&[], Vec::as_slice)
     }
 
+    /// All relations that are refused, with what reading them comes to.
+    pub fn refused_relations(&self) -> impl Iterator<Item = (String, &str)> {
+        self.relations.iter().flat_map(|(name, relations)| {
+            relations.iter().filter_map(move |relation| {
+                Some((format!("{}.{name}", relation.schema), relation.why.as_deref()?))
+            })
+        })
+    }
+
     /// What any statement may run that is not harmless.
     pub fn anywhere(&self) -> Option<&str> {
         self.anywhere.as_deref()

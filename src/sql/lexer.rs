@@ -196,7 +196,7 @@ pub fn tokens<'a>(text: &'a str, limits: &Limits) -> Result<Vec<Token<'a>>> {
                     && matches!(last.kind, Kind::String | Kind::Quoted)
             })
         {
-            return syntax(token.start, "UESCAPE is not supported");
+            return syntax(token.start, "UESCAPE behind a comment is not supported");
         }
         tokens.push(token);
     }
@@ -291,9 +291,7 @@ impl<'a> Lexer<'a> {
 
     /// The next token or comment; `None` at the end of the text.
     pub fn next_item(&mut self) -> Result<Option<Item<'a>>> {
-        while self.peek(0).is_some_and(is_space) {
-            self.at += 1;
-        }
+        self.skip_space();
         let start = self.at;
         let Some(byte) = self.peek(0) else { return Ok(None) };
         match byte {
@@ -336,13 +334,18 @@ impl<'a> Lexer<'a> {
             b'u' | b'U' if self.peek(1) == Some(b'&') && self.peek(2) == Some(b'\'') => {
                 self.at += 3;
                 let body = self.quoted_body()?;
-                let text = decode_unicode(&body, start)?;
+                let escape = self.unicode_escape()?;
+                let text = decode_unicode(&body, escape, start)?;
                 self.token(Kind::String, Cow::Owned(text), start)
             }
             b'u' | b'U' if self.peek(1) == Some(b'&') && self.peek(2) == Some(b'"') => {
                 self.at += 3;
                 let body = self.quoted_name(start)?;
-                let name = decode_unicode(&body, start)?;
+                if body.is_empty() {
+                    return syntax(start, "zero-length delimited identifier");
+                }
+                let escape = self.unicode_escape()?;
+                let name = decode_unicode(&body, escape, start)?;
                 self.name(Cow::Owned(name), start)
             }
             b'$' => self.dollar(),
@@ -384,6 +387,44 @@ impl<'a> Lexer<'a> {
             return syntax(start, "zero-length delimited identifier");
         }
         self.token(Kind::Quoted, cut(name), start)
+    }
+
+    /// `UESCAPE '!'` behind a `U&'…'`: it belongs to that token. The escape character.
+    ///
+    /// With a comment between, it is left to [`tokens`], which refuses it.
+    fn unicode_escape(&mut self) -> Result<char> {
+        const WORD: &str = "uescape";
+        let mut ahead = Lexer { text: self.text, bytes: self.bytes, at: self.at };
+        ahead.skip_space();
+        let word = ahead.slice(ahead.at, ahead.at + WORD.len());
+        if !word.eq_ignore_ascii_case(WORD) || ahead.peek(WORD.len()).is_some_and(is_ident_part) {
+            return Ok('\\');
+        }
+        let start = ahead.at;
+        ahead.at += WORD.len();
+        ahead.skip_space();
+        // Any string constant but another `U&'…'`.
+        if !matches!(
+            (ahead.peek(0), ahead.peek(1)),
+            (Some(b'\'' | b'$'), _) | (Some(b'e' | b'E'), Some(b'\''))
+        ) {
+            return syntax(start, "UESCAPE must be followed by a simple string literal");
+        }
+        let Some(Item::Token(Token { kind: Kind::String, text, .. })) = ahead.next_item()? else {
+            return syntax(start, "UESCAPE must be followed by a simple string literal");
+        };
+        let [escape] = text.as_bytes() else { return syntax(start, "invalid Unicode escape character") };
+        if escape.is_ascii_hexdigit() || matches!(escape, b'+' | b'\'' | b'"') || is_space(*escape) {
+            return syntax(start, "invalid Unicode escape character");
+        }
+        self.at = ahead.at;
+        Ok(char::from(*escape))
+    }
+
+    fn skip_space(&mut self) {
+        while self.peek(0).is_some_and(is_space) {
+            self.at += 1;
+        }
     }
 
     fn block_comment(&mut self) -> Result<Option<Item<'a>>> {
@@ -575,20 +616,34 @@ impl<'a> Lexer<'a> {
                 body.push((value & 0xff) as u8);
             }
             b'u' | b'U' => {
-                let digits = if byte == b'u' { 4 } else { 8 };
-                let code = self
-                    .bytes
-                    .get(self.at..self.at + digits)
-                    .and_then(hexadecimal)
-                    .and_then(char::from_u32)
-                    .filter(|code| *code != '\0');
-                let Some(code) = code else { return syntax(at, "invalid Unicode escape") };
-                self.at += digits;
-                body.extend_from_slice(code.encode_utf8(&mut [0; 4]).as_bytes());
+                let Some(code) = self.unicode(byte) else { return syntax(at, "invalid Unicode escape") };
+                let letter = if (0xd800..=0xdbff).contains(&code) {
+                    // The second half has to follow at once.
+                    let second = match (self.peek(0), self.peek(1)) {
+                        (Some(b'\\'), Some(byte @ (b'u' | b'U'))) => {
+                            self.at += 2;
+                            self.unicode(byte)
+                        }
+                        _ => None,
+                    };
+                    second.and_then(|second| surrogates(code, second))
+                } else {
+                    char::from_u32(code).filter(|letter| *letter != '\0')
+                };
+                let Some(letter) = letter else { return syntax(at, "invalid Unicode escape") };
+                body.extend_from_slice(letter.encode_utf8(&mut [0; 4]).as_bytes());
             }
             other => body.push(other),
         }
         Ok(())
+    }
+
+    /// The digits behind `\u` or `\U`.
+    fn unicode(&mut self, letter: u8) -> Option<u32> {
+        let digits = if letter == b'u' { 4 } else { 8 };
+        let code = self.bytes.get(self.at..self.at + digits).and_then(hexadecimal)?;
+        self.at += digits;
+        Some(code)
     }
 
     fn dollar(&mut self) -> Result<Option<Item<'a>>> {
@@ -725,29 +780,55 @@ fn hexadecimal(digits: &[u8]) -> Option<u32> {
         .try_fold(0u32, |value, digit| Some(value.checked_mul(16)? + char::from(*digit).to_digit(16)?))
 }
 
-/// Decodes the body of `U&'…'` or `U&"…"` with the default escape character.
-fn decode_unicode(body: &str, start: usize) -> Result<String> {
+/// The two halves of a surrogate pair as one character.
+fn surrogates(first: u32, second: u32) -> Option<char> {
+    match (first, second) {
+        (0xd800..=0xdbff, 0xdc00..=0xdfff) => {
+            char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00))
+        }
+        _ => None,
+    }
+}
+
+/// Decodes the body of `U&'…'` or `U&"…"` (`str_udeescape` of parser.c).
+fn decode_unicode(body: &str, escape: char, start: usize) -> Result<String> {
     let mut decoded = String::with_capacity(body.len());
     let mut rest = body;
-    while let Some(escape) = rest.find('\\') {
-        decoded.push_str(rest.get(..escape).unwrap_or_default());
-        rest = rest.get(escape + 1..).unwrap_or_default();
-        if let Some(after) = rest.strip_prefix('\\') {
-            decoded.push('\\');
+    // The first half of a pair, whose second has to follow at once.
+    let mut half = None;
+    while let Some(at) = rest.find(escape) {
+        decoded.push_str(rest.get(..at).unwrap_or_default());
+        rest = rest.get(at + 1..).unwrap_or_default();
+        if half.is_some() && at > 0 {
+            return syntax(start, "invalid Unicode surrogate pair");
+        }
+        if let Some(after) = rest.strip_prefix(escape) {
+            if half.is_some() {
+                return syntax(start, "invalid Unicode surrogate pair");
+            }
+            decoded.push(escape);
             rest = after;
             continue;
         }
         let (skip, digits) = if rest.starts_with('+') { (1, 6) } else { (0, 4) };
-        let code = rest
-            .as_bytes()
-            .get(skip..skip + digits)
-            .and_then(hexadecimal)
-            .and_then(char::from_u32)
-            .filter(|code| *code != '\0');
-        // Surrogate pairs are valid in PostgreSQL; nobody writes them, so they are not decoded.
-        let Some(code) = code else { return syntax(start, "invalid Unicode escape") };
-        decoded.push(code);
+        let Some(code) = rest.as_bytes().get(skip..skip + digits).and_then(hexadecimal) else {
+            return syntax(start, "invalid Unicode escape");
+        };
         rest = rest.get(skip + digits..).unwrap_or_default();
+        let letter = match (half.take(), code) {
+            (Some(first), second) => surrogates(first, second),
+            (None, 0xd800..=0xdbff) => {
+                half = Some(code);
+                continue;
+            }
+            (None, 0) => None,
+            (None, code) => char::from_u32(code),
+        };
+        let Some(letter) = letter else { return syntax(start, "invalid Unicode escape") };
+        decoded.push(letter);
+    }
+    if half.is_some() {
+        return syntax(start, "invalid Unicode surrogate pair");
     }
     decoded.push_str(rest);
     Ok(decoded)

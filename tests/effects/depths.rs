@@ -7,7 +7,7 @@ pub const HIDDEN: &[(&str, &str, &[&str])] = &[
     (
         "an implicit cast",
         "CREATE TYPE coin AS (x int); CREATE TABLE coins (c coin); INSERT INTO coins VALUES (ROW(1));
-         CREATE FUNCTION coin_text(coin) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('implicit cast'); RETURN 'x'; END $$;
+         CREATE FUNCTION coin_text(coin) RETURNS text LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('implicit cast'); RETURN 'x'; END $$;
          CREATE CAST (coin AS text) WITH FUNCTION coin_text AS IMPLICIT;",
         &["SELECT length(c) FROM coins", "SELECT upper(c) FROM coins", "SELECT c::text FROM coins", "SELECT c ~ 'x' FROM coins"],
     ),
@@ -16,8 +16,8 @@ pub const HIDDEN: &[(&str, &str, &[&str])] = &[
         "CREATE TYPE loud AS (x int); CREATE TABLE louds (l loud, ls loud[]); INSERT INTO louds VALUES (ROW(1), NULL), (ROW(2), NULL), (ROW(1), NULL);
          CREATE FUNCTION loud_eq(loud, loud) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT ($1).x = ($2).x';
          CREATE FUNCTION loud_lt(loud, loud) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT ($1).x < ($2).x';
-         CREATE FUNCTION loud_cmp(loud, loud) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('comparison'); RETURN 0; END $$;
-         CREATE FUNCTION loud_hash(loud) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('hash'); RETURN 0; END $$;
+         CREATE FUNCTION loud_cmp(loud, loud) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('comparison'); RETURN 0; END $$;
+         CREATE FUNCTION loud_hash(loud) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('hash'); RETURN 0; END $$;
          CREATE OPERATOR ==== (LEFTARG = loud, RIGHTARG = loud, FUNCTION = loud_eq, MERGES, HASHES, COMMUTATOR = ====);
          CREATE OPERATOR <<<< (LEFTARG = loud, RIGHTARG = loud, FUNCTION = loud_lt);
          CREATE OPERATOR CLASS loud_ops DEFAULT FOR TYPE loud USING btree AS OPERATOR 1 <<<<, OPERATOR 3 ====, FUNCTION 1 loud_cmp(loud, loud);
@@ -40,7 +40,7 @@ pub const HIDDEN: &[(&str, &str, &[&str])] = &[
     ),
     (
         "an array or a row of a domain",
-        "CREATE FUNCTION looked(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('CHECK'); RETURN true; END $$;
+        "CREATE FUNCTION looked(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('CHECK'); RETURN true; END $$;
          CREATE DOMAIN tag AS text CHECK (looked(VALUE)); CREATE TYPE tagged AS (a int, d tag);
          CREATE TABLE labels (id int, tags tag[], c tagged); INSERT INTO labels VALUES (1, '{a}', NULL);",
         &[
@@ -73,7 +73,7 @@ pub const HIDDEN: &[(&str, &str, &[&str])] = &[
         "an operator's negator",
         "CREATE TYPE sign AS (x int); CREATE TABLE signs (s sign); INSERT INTO signs VALUES (ROW(1));
          CREATE FUNCTION sign_is(sign, sign) RETURNS bool IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
-         CREATE FUNCTION sign_is_not(sign, sign) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('negator'); RETURN true; END $$;
+         CREATE FUNCTION sign_is_not(sign, sign) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('negator'); RETURN true; END $$;
          CREATE OPERATOR ~== (LEFTARG = sign, RIGHTARG = sign, FUNCTION = sign_is, NEGATOR = ~<>);
          CREATE OPERATOR ~<> (LEFTARG = sign, RIGHTARG = sign, FUNCTION = sign_is_not, NEGATOR = ~==);",
         &["SELECT NOT (s ~== s) FROM signs", "SELECT 1 FROM signs WHERE NOT (s ~== s)", "SELECT (s ~== s) = false FROM signs"],
@@ -81,9 +81,9 @@ pub const HIDDEN: &[(&str, &str, &[&str])] = &[
     (
         "a moving aggregate",
         "CREATE FUNCTION plain_step(int, int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT coalesce($1, 0) + coalesce($2, 0)';
-         CREATE FUNCTION moving_step(int, int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('moving step'); RETURN 1; END $$;
+         CREATE FUNCTION moving_step(int, int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('moving step'); RETURN 1; END $$;
          CREATE AGGREGATE moving(int) (SFUNC = plain_step, STYPE = int, MSFUNC = moving_step, MINVFUNC = moving_step, MSTYPE = int);
-         CREATE FUNCTION last_step(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('last step'); RETURN 1; END $$;
+         CREATE FUNCTION last_step(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('last step'); RETURN 1; END $$;
          CREATE AGGREGATE ending(int) (SFUNC = plain_step, STYPE = int, FINALFUNC = last_step);",
         &[
             "SELECT moving(id) OVER (ORDER BY id ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM t",

@@ -15,18 +15,6 @@ struct Case {
     sql: String,
 }
 
-#[derive(serde::Deserialize)]
-struct Sequence {
-    send: Vec<Step>,
-}
-
-#[derive(serde::Deserialize)]
-#[serde(untagged)]
-enum Step {
-    One(String),
-    Repeat { send: Vec<String> },
-}
-
 fn tables<T: serde::de::DeserializeOwned>(folder: &str) -> Vec<T> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
     let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -47,28 +35,34 @@ pub fn cases() -> Vec<String> {
     tables::<Case>("guard").into_iter().map(|case| case.sql).collect()
 }
 
+/// All strings of a table, wherever they stand.
+fn strings(value: &serde_yaml_ng::Value, found: &mut Vec<String>) {
+    use serde_yaml_ng::Value;
+    match value {
+        Value::String(text) => found.push(text.clone()),
+        Value::Sequence(items) => items.iter().for_each(|item| strings(item, found)),
+        Value::Mapping(items) => items.values().for_each(|item| strings(item, found)),
+        Value::Tagged(tagged) => strings(&tagged.value, found),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// The texts in the Query and Parse messages of `tests/wire/*.yaml`.
 pub fn wire() -> Vec<String> {
+    let mut notations = Vec::new();
+    tables::<serde_yaml_ng::Value>("wire").iter().for_each(|sequence| strings(sequence, &mut notations));
     let mut texts = Vec::new();
-    for sequence in tables::<Sequence>("wire") {
-        for step in sequence.send {
-            let (notations, numbered) = match step {
-                Step::One(one) => (vec![one], false),
-                Step::Repeat { send } => (send, true),
-            };
-            for notation in notations {
-                let notation = if numbered { notation.replace("{i}", "1") } else { notation };
-                if !notation.starts_with("Q ") && !notation.starts_with("P ") || notation.contains("{oids}") {
-                    continue;
-                }
-                let bytes = message(&notation);
-                let mut parts = bytes[5..].split(|byte| *byte == 0);
-                if bytes[0] == b'P' {
-                    parts.next();
-                }
-                texts.extend(parts.next().and_then(|text| String::from_utf8(text.to_vec()).ok()));
-            }
+    for notation in notations {
+        let is_text = notation.starts_with("Q \"") || notation.starts_with("P ") && notation.contains('"');
+        if !is_text || notation.contains("[{") {
+            continue;
         }
+        let bytes = message(&notation.replace("{i}", "1"));
+        let mut parts = bytes[5..].split(|byte| *byte == 0);
+        if bytes[0] == b'P' {
+            parts.next();
+        }
+        texts.extend(parts.next().and_then(|text| String::from_utf8(text.to_vec()).ok()));
     }
     texts
 }

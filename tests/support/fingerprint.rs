@@ -173,11 +173,12 @@ fn catalogue_digest(catalogue: &str) -> String {
     )
 }
 
-/// A sub-select, because a sequence has no row type of its own.
+/// A sub-select, because a sequence has no row type of its own; ONLY, because a child may be a foreign table,
+/// and reading that is not nothing.
 fn contents_digest(relation: &str) -> String {
     format!(
         "SELECT 'contents of ' || {0}, pg_catalog.pg_relation_filenode({0}) || ' ' || count(*) || ' ' || coalesce(md5(string_agg(t::text, E'\\n' ORDER BY t::text \
-         COLLATE \"C\")), '') FROM (SELECT * FROM {relation}) AS t",
+         COLLATE \"C\")), '') FROM (SELECT * FROM ONLY {relation}) AS t",
         quoted(relation)
     )
 }

@@ -14,23 +14,23 @@ CREATE TABLE t (id int, name text);
 INSERT INTO t VALUES (1, 'a'), (2, 'b');
 CREATE SEQUENCE counter;
 CREATE FUNCTION reads(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT $1';
-CREATE FUNCTION vol() RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('vol()'); RETURN 1; END $$;
-CREATE FUNCTION vol(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('vol(int)'); RETURN 1; END $$;
+CREATE FUNCTION vol() RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('vol()'); RETURN 1; END $$;
+CREATE FUNCTION vol(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('vol(int)'); RETURN 1; END $$;
 CREATE FUNCTION volsql(int) RETURNS int LANGUAGE sql AS 'SELECT vol($1)';
-CREATE FUNCTION f(t) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('f(t)'); RETURN 1; END $$;
-CREATE FUNCTION g(t) RETURNS t LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('g(t)'); RETURN $1; END $$;
-CREATE FUNCTION optional(t, int DEFAULT 1) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('optional'); RETURN 1; END $$;
-CREATE FUNCTION "Vol"(t) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('Vol'); RETURN 1; END $$;
-CREATE FUNCTION "été"(t) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('été'); RETURN 1; END $$;
-CREATE FUNCTION "left"(t) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('left'); RETURN 1; END $$;
-CREATE FUNCTION "select"(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('select'); RETURN 1; END $$;
-CREATE FUNCTION "row"(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('row'); RETURN 1; END $$;
+CREATE FUNCTION f(t) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('f(t)'); RETURN 1; END $$;
+CREATE FUNCTION g(t) RETURNS t LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('g(t)'); RETURN $1; END $$;
+CREATE FUNCTION optional(t, int DEFAULT 1) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('optional'); RETURN 1; END $$;
+CREATE FUNCTION "Vol"(t) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('Vol'); RETURN 1; END $$;
+CREATE FUNCTION "été"(t) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('été'); RETURN 1; END $$;
+CREATE FUNCTION "left"(t) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('left'); RETURN 1; END $$;
+CREATE FUNCTION "select"(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('select'); RETURN 1; END $$;
+CREATE FUNCTION "row"(int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('row'); RETURN 1; END $$;
 CREATE FUNCTION defaulted(int DEFAULT vol(7)) RETURNS int STABLE LANGUAGE sql AS 'SELECT $1';
-CREATE FUNCTION step(int, int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('step'); RETURN 1; END $$;
+CREATE FUNCTION step(int, int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('step'); RETURN 1; END $$;
 CREATE AGGREGATE total(int) (SFUNC = step, STYPE = int);
 CREATE AGGREGATE ordered(ORDER BY int) (SFUNC = step, STYPE = int);
-CREATE PROCEDURE proc(int) LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('proc'); END $$;
-CREATE FUNCTION checked(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('CHECK'); RETURN true; END $$;
+CREATE PROCEDURE proc(int) LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('proc'); END $$;
+CREATE FUNCTION checked(text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('CHECK'); RETURN true; END $$;
 CREATE DOMAIN dom AS text CHECK (checked(VALUE));
 CREATE DOMAIN domi AS int CHECK (checked(VALUE::text));
 CREATE DOMAIN domt AS t CHECK (checked((VALUE).name));
@@ -45,25 +45,28 @@ CREATE FUNCTION takes(dom) RETURNS text STABLE LANGUAGE sql AS 'SELECT $1::text'
 CREATE FUNCTION same(dom, dom) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1::text = $2::text';
 CREATE OPERATOR ### (LEFTARG = dom, RIGHTARG = dom, FUNCTION = same);
 CREATE TYPE inner_cast AS (x int);
-CREATE FUNCTION to_mac(inner_cast) RETURNS macaddr8 LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('cast'); RETURN NULL; END $$;
+CREATE FUNCTION to_mac(inner_cast) RETURNS macaddr8 LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('cast'); RETURN NULL; END $$;
 CREATE CAST (inner_cast AS macaddr8) WITH FUNCTION to_mac AS IMPLICIT;
 CREATE FUNCTION fine(macaddr8) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT true';
 CREATE DOMAIN casting AS inner_cast CHECK (fine(VALUE));
 CREATE TYPE noisy;
 CREATE FUNCTION noisy_in(cstring) RETURNS noisy LANGUAGE internal IMMUTABLE STRICT AS 'textin';
 CREATE FUNCTION noisy_out(noisy) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
-CREATE FUNCTION noisy_mod(cstring[]) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('typmod'); RETURN 1; END $$;
+CREATE FUNCTION noisy_mod(cstring[]) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('typmod'); RETURN 1; END $$;
 CREATE TYPE noisy (INPUT = noisy_in, OUTPUT = noisy_out, TYPMOD_IN = noisy_mod, LIKE = text);
 CREATE TYPE my AS (x int);
 CREATE TABLE tm (m my); INSERT INTO tm VALUES (ROW(1));
-CREATE FUNCTION op(my, my) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('operator'); RETURN true; END $$;
+CREATE FUNCTION op(my, my) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('operator'); RETURN true; END $$;
 CREATE OPERATOR === (LEFTARG = my, RIGHTARG = my, FUNCTION = op);
 CREATE OPERATOR <> (LEFTARG = my, RIGHTARG = my, FUNCTION = op);
 CREATE OPERATOR !~~ (LEFTARG = my, RIGHTARG = my, FUNCTION = op);
-CREATE FUNCTION pre(my) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('prefix'); RETURN true; END $$;
+CREATE FUNCTION pre(my) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('prefix'); RETURN true; END $$;
 CREATE OPERATOR !! (RIGHTARG = my, FUNCTION = pre);
-CREATE FUNCTION int_to_my(int) RETURNS my LANGUAGE plpgsql AS $$ BEGIN PERFORM ran('int to my'); RETURN NULL; END $$;
+CREATE FUNCTION int_to_my(int) RETURNS my LANGUAGE plpgsql AS $$ BEGIN PERFORM public.ran('int to my'); RETURN NULL; END $$;
 CREATE CAST (int AS my) WITH FUNCTION int_to_my;
+CREATE VIEW v_bad AS SELECT id, vol(id) AS c FROM t;
+CREATE VIEW v_over AS SELECT count(c) AS c FROM v_bad WHERE c > 0;
+CREATE TABLE plain_dom (id int, d dom); INSERT INTO plain_dom VALUES (1, 'x');
 "#;
 
 /// Expressions that run something planted, or a function of the server's own that is no read.
@@ -161,6 +164,12 @@ pub const HARMFUL: &[&str] = &[
     "query_to_xml('select vol()',true,true,'')",
     "treat('counter'::regclass as nextval)",
     "(now()).dom",
+    "(SELECT c FROM v_bad LIMIT 1)",
+    "(SELECT c FROM public.v_over)",
+    "(SELECT lag(d, 1, 'y') OVER () FROM plain_dom)",
+    "(SELECT array_append(ARRAY[d], 'y')::text FROM plain_dom)",
+    "(SELECT array_agg(d) = '{y}' FROM plain_dom)",
+    "(SELECT coalesce(p, '(1,y)')::text FROM plain_dom p)",
 ];
 
 /// Places of an expression.

@@ -166,24 +166,7 @@ struct Graph<'r> {
 
 /// Judges the rows of a server.
 pub fn judge(rows: &Rows) -> Builder {
-    let mut graph = Graph {
-        rows,
-        functions: rows.functions.iter().map(|row| (row.oid, row)).collect(),
-        relations: rows.relations.iter().map(|row| (row.oid, row)).collect(),
-        types: rows.types.iter().map(|row| (row.oid, row)).collect(),
-        operators: rows.operators.iter().map(|row| (row.oid, row)).collect(),
-        users: HashMap::new(),
-        seeds: Vec::new(),
-    };
-    let known = Known::embedded();
-    let base = graph.functions_edges(&known);
-    graph.operators_edges();
-    graph.types_edges();
-    graph.casts_edges();
-    graph.classes_edges();
-    graph.relations_edges();
-    let seeds = graph.seeds.iter().map(|(node, reason)| (*node, reason.as_str().into())).collect();
-    let harmful = graph.reach(seeds);
+    let (graph, base, harmful) = Graph::of(rows);
     let bits = graph.later(&harmful);
     let mut carried: HashMap<Node, Carried> = HashMap::new();
     for (oid, bit) in &bits {
@@ -194,7 +177,36 @@ pub fn judge(rows: &Rows) -> Builder {
     graph.build(&base, &harmful, &bits, &carried)
 }
 
-impl Graph<'_> {
+/// The functions that are not harmless, and what a call of each comes to.
+pub fn calls(rows: &Rows) -> HashMap<Oid, String> {
+    let (graph, _, harmful) = Graph::of(rows);
+    let of = |row: &Function| Some((row.oid, graph.why(Node::Call(row.oid), &harmful)?));
+    rows.functions.iter().filter_map(of).collect()
+}
+
+impl<'r> Graph<'r> {
+    /// The graph, what is harmful by itself and what is so by its edges.
+    fn of(rows: &'r Rows) -> (Self, HashMap<Oid, Harm>, HashMap<Node, Cause>) {
+        let mut graph = Graph {
+            rows,
+            functions: rows.functions.iter().map(|row| (row.oid, row)).collect(),
+            relations: rows.relations.iter().map(|row| (row.oid, row)).collect(),
+            types: rows.types.iter().map(|row| (row.oid, row)).collect(),
+            operators: rows.operators.iter().map(|row| (row.oid, row)).collect(),
+            users: HashMap::new(),
+            seeds: Vec::new(),
+        };
+        let base = graph.functions_edges(&Known::embedded());
+        graph.operators_edges();
+        graph.types_edges();
+        graph.casts_edges();
+        graph.classes_edges();
+        graph.relations_edges();
+        let seeds = graph.seeds.iter().map(|(node, reason)| (*node, reason.as_str().into())).collect();
+        let harmful = graph.reach(seeds);
+        (graph, base, harmful)
+    }
+
     /// `user` may run `used`.
     fn edge(&mut self, user: Node, used: Node) {
         if user != used {

@@ -212,6 +212,11 @@ const DROPPED: &[&str] = &[
 ];
 
 impl Rewritten {
+    /// Where the names stand that were taken out and recorded, in order.
+    pub fn recorded(&self) -> &[usize] {
+        &self.recorded
+    }
+
     /// The first name of `tokens` that stands neither in the result nor among what is recorded.
     pub fn lost<'t, 'a>(&self, tokens: &'t [Token<'a>]) -> Option<&'t Token<'a>> {
         let start =
@@ -281,6 +286,7 @@ pub fn rewrite(tokens: &[Token<'_>]) -> Result<Rewritten> {
         operand: false,
         clause: Clause::Start,
         cases: 0,
+        partners: partners(tokens),
     };
     while front.at < tokens.len() {
         front.step()?;
@@ -303,6 +309,7 @@ struct Front<'t, 'a> {
     clause: Clause,
     /// How many CASE are open in these brackets.
     cases: usize,
+    partners: Vec<usize>,
 }
 
 impl<'t, 'a> Front<'t, 'a> {
@@ -564,19 +571,29 @@ impl<'t, 'a> Front<'t, 'a> {
 
     /// The bracket that closes the one at `open`.
     fn partner(&self, open: usize) -> Option<usize> {
-        let mut depth = 0usize;
-        for at in open..self.tokens.len() {
-            match self.kind(at) {
-                Some(Kind::LeftParen | Kind::LeftBracket) => depth += 1,
-                Some(Kind::RightParen | Kind::RightBracket) => {
-                    depth = depth.saturating_sub(1);
-                    if depth == 0 {
-                        return Some(at);
-                    }
-                }
-                _ => {}
-            }
-        }
-        None
+        self.partners.get(open).copied().filter(|close| *close > open)
     }
+}
+
+/// For each bracket that opens, where it is closed; nothing where no two open next to each other, since
+/// then nobody asks.
+fn partners(tokens: &[Token<'_>]) -> Vec<usize> {
+    let open = |kind| matches!(kind, Kind::LeftParen | Kind::LeftBracket);
+    if !tokens.windows(2).any(|pair| pair.iter().all(|token| open(token.kind))) {
+        return Vec::new();
+    }
+    let mut partners = vec![0; tokens.len()];
+    let mut opened = Vec::new();
+    for (at, token) in tokens.iter().enumerate() {
+        match token.kind {
+            kind if open(kind) => opened.push(at),
+            Kind::RightParen | Kind::RightBracket => {
+                if let Some(partner) = opened.pop().and_then(|open| partners.get_mut(open)) {
+                    *partner = at;
+                }
+            }
+            _ => {}
+        }
+    }
+    partners
 }
