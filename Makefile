@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 help: ## this list
 	@echo 'fedgate, a read-only PostgreSQL gateway. Needs Rust; the rest is fetched when it is missing.'
 	@echo
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  make demo KEEP=1      leaves database and gateway up until Ctrl-C, for your own psql, JDBC or Trino'
 	@echo '  FEDGATE_CACHE=FOLDER  where fetched parts are kept (default: ~/.cache/fedgate)'
