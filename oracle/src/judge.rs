@@ -358,13 +358,13 @@ impl Walk {
             self.names.operators.insert(symbol);
         }
         let names = match name {
-            "ColumnRef" => inner.get("fields").and_then(Value::as_array).map(|fields| fields.iter().skip(1)),
-            "AIndirection" => {
-                inner.get("indirection").and_then(Value::as_array).map(|fields| fields.iter().skip(0))
-            }
+            // The first field of a column stands for itself.
+            "ColumnRef" => inner.get("fields").and_then(Value::as_array).and_then(|fields| fields.get(1..)),
+            "AIndirection" => inner.get("indirection").and_then(Value::as_array).map(Vec::as_slice),
             _ => None,
         };
-        self.names.attributes.extend(names.into_iter().flatten().filter_map(string).map(str::to_owned));
+        let names = names.unwrap_or_default().iter().filter_map(string).map(str::to_owned);
+        self.names.attributes.extend(names);
     }
 }
 
