@@ -127,16 +127,17 @@ fn rule(name: &str) -> Option<Rule> {
 }
 
 fn is_true(value: &str) -> bool {
-    ["on", "true", "t", "yes", "y", "1"].iter().any(|word| value.trim().eq_ignore_ascii_case(word))
+    ["on", "true", "t", "yes", "y", "1"].iter().any(|word| value.eq_ignore_ascii_case(word))
 }
 
 /// An amount of memory as the server reads it: kilobytes, or with a unit behind a whole number.
 fn kilobytes(value: &str) -> Option<u64> {
-    let value = value.trim();
+    // The server knows ASCII's spaces alone.
+    let value = value.trim_ascii();
     let digits = value.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = value.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;
-    match unit.trim() {
+    match unit.trim_ascii() {
         "" | "kB" => Some(number),
         // Less than a kilobyte is rounded.
         "B" => Some(number.div_ceil(1024)),
@@ -173,7 +174,7 @@ pub fn judge_setting(name: &str, value: &str) -> Result<Setting, Refusal> {
         }
         ReadOnly if is_true(value) => "on".to_owned(),
         ReadOnly => return Err(Refusal::mode()),
-        AtMost(most) if value.trim().parse::<f64>().is_ok_and(|value| value <= f64::from(most)) => {
+        AtMost(most) if value.trim_ascii().parse::<f64>().is_ok_and(|value| value <= f64::from(most)) => {
             value.to_owned()
         }
         AtMost(most) => {

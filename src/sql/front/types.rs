@@ -223,21 +223,26 @@ impl<'t, 'a> Front<'t, 'a> {
             return Ok(());
         }
         loop {
-            match self.peek() {
-                Some(token) => match token.kind {
-                    Kind::Word(_) | Kind::Quoted if self.kind(self.at + 1) != Some(Kind::LeftParen) => {
-                        self.record()?
+            match self.kind(self.at) {
+                Some(Kind::Word(_) | Kind::Quoted) if self.kind(self.at + 1) != Some(Kind::LeftParen) => {
+                    self.record()?;
+                }
+                Some(Kind::Number | Kind::String) => self.at += 1,
+                Some(Kind::Operator)
+                    if self.peek().is_some_and(|sign| matches!(sign.text.as_ref(), "+" | "-")) =>
+                {
+                    self.at += 1;
+                    if !self.skip(Kind::Number) {
+                        return self.error();
                     }
-                    Kind::Number | Kind::String | Kind::Comma => self.at += 1,
-                    Kind::Operator if matches!(token.text.as_ref(), "+" | "-") => self.at += 1,
-                    Kind::RightParen => {
-                        self.at += 1;
-                        return Ok(());
-                    }
-                    _ => return self.error(),
-                },
-                None => return self.error(),
+                }
+                _ => return self.error(),
             }
+            // One thing alone: a name before a string would be a type, whose input runs.
+            if self.skip(Kind::Comma) {
+                continue;
+            }
+            return if self.skip(Kind::RightParen) { Ok(()) } else { self.error() };
         }
     }
 
