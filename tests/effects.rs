@@ -579,8 +579,14 @@ async fn what_hides_behind_types_and_relations_is_found() {
                 text: (*text).to_owned(),
                 statements: vec![((*text).to_owned(), StatementClass::Read)],
             };
-            if oracle.try_batch("depths", way, &[one]).await.is_empty() {
-                wrong.push(format!("{what}: {text} has no effect, so it proves nothing"));
+            // A statement that the server's time-out ended on a busy machine has another try.
+            let mut tries = 0;
+            while oracle.try_batch("depths", way, std::slice::from_ref(&one)).await.is_empty() {
+                tries += 1;
+                if tries == 3 {
+                    wrong.push(format!("{what}: {text} has no effect, so it proves nothing"));
+                    break;
+                }
             }
             if oracle.admitted("depths", text).is_some() {
                 open.push(*text);
