@@ -549,6 +549,7 @@ impl<'r> Graph<'r> {
             );
         }
         for row in &self.rows.operators {
+            builder.symbol(&row.symbol);
             if let Some(why) = text(Node::Use(row.oid)) {
                 builder.judged_operator(JudgedOperator {
                     symbol: row.symbol.as_str().into(),
