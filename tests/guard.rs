@@ -8,7 +8,7 @@ use fedgate::guard::{Context, Mode, Step, Verdict, judge};
 use fedgate::ids::{RefusalClass, SourceName, StatementClass};
 use fedgate::sql::Limits;
 use fedgate::sql::catalogue::{
-    Builder, Catalogue, FunctionKind, FunctionRow, OperatorRow, TypeRow, Volatility,
+    Builder, Catalogue, FunctionKind, FunctionRow, OperatorRow, RelationRow, TypeRow, Volatility,
 };
 
 /// One line of a table.
@@ -101,6 +101,13 @@ fn customer(version: u32) -> Catalogue {
             volatility,
         });
     }
+    builder.relation(RelationRow {
+        schema: "public".to_owned(),
+        name: "noisy_view".to_owned(),
+        why: Some("It may run the function public.log_visit: it is volatile, so it may write.".to_owned()),
+        domain: None,
+        carries: 0,
+    });
     for (oid, name, parts, volatile_function, check) in [
         (20_001, "mood", vec![], None, None),
         (20_002, "geometry", vec![], None, None),

@@ -320,6 +320,13 @@ impl<'c> Names<'c> {
         if self.noted(FoundKind::Operator, &[symbol], offset) {
             return Ok(());
         }
+        // The server would find one that was created since the last load.
+        if !self.catalogue.knows_operator(symbol) {
+            return Err(Refusal::denied("operator", symbol)
+                .because("No operator of this name is known there.")
+                .hint("An operator that was just created is known after the next refresh of the catalogue.")
+                .at(offset));
+        }
         for operator in self.catalogue.harmful_operators(symbol) {
             if !in_schema(schema, &operator.schema) {
                 continue;

@@ -3,7 +3,7 @@
 //! Invariant: nothing is harmless by default; an entry is only where the server itself says that a
 //! function is immutable or stable, or where [`known`] says so with a reason.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::known::Known;
 
@@ -169,6 +169,8 @@ pub struct Type {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalogue {
     functions: HashMap<Box<str>, Vec<Function>>,
+    /// The symbols of all operators.
+    symbols: HashSet<Box<str>>,
     /// By symbol, those that are not harmless.
     operators: HashMap<Box<str>, Vec<JudgedOperator>>,
     /// By name, those that are not read just so.
@@ -189,6 +191,7 @@ const FIRST_NORMAL_OID: u32 = 16384;
 #[derive(Debug, Default)]
 pub struct Builder {
     functions: Vec<(FunctionRow, Option<Judged>)>,
+    symbols: BTreeSet<String>,
     operators: Vec<OperatorRow>,
     judged_operators: Vec<JudgedOperator>,
     types: Vec<TypeRow>,
@@ -207,7 +210,15 @@ impl Builder {
         self.functions.push((row, Some(judged)));
     }
 
+    /// The symbol of an operator of which nothing else matters.
+    pub fn symbol(&mut self, symbol: &str) {
+        if !self.symbols.contains(symbol) {
+            self.symbols.insert(symbol.to_owned());
+        }
+    }
+
     pub fn judged_operator(&mut self, row: JudgedOperator) {
+        self.symbol(&row.symbol);
         self.judged_operators.push(row);
     }
 
@@ -227,6 +238,7 @@ impl Builder {
     }
 
     pub fn operator(&mut self, row: OperatorRow) {
+        self.symbol(&row.symbol);
         self.operators.push(row);
     }
 
@@ -235,7 +247,8 @@ impl Builder {
     }
 
     pub fn build(self) -> Catalogue {
-        let mut catalogue = Catalogue { anywhere: self.anywhere, ..Catalogue::default() };
+        let symbols = self.symbols.into_iter().map(Into::into).collect();
+        let mut catalogue = Catalogue { anywhere: self.anywhere, symbols, ..Catalogue::default() };
         let known = Known::embedded();
         for (row, judged) in self.functions {
             catalogue.add_function(row, judged, &known);
@@ -392,6 +405,11 @@ impl Catalogue {
             return Some(None);
         }
         self.type_names.get(&oid).map(|(schema, name)| Some((&**schema, &**name)))
+    }
+
+    /// Is there an operator of this symbol, in any schema?
+    pub fn knows_operator(&self, symbol: &str) -> bool {
+        self.symbols.contains(symbol)
     }
 
     /// The operators of this symbol that are not harmless, in any schema.

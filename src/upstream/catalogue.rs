@@ -92,6 +92,7 @@ impl Loader {
         })
         .await?;
         each(client, queries::OPERATORS, &[], &mut left, |row| {
+            let kin: Vec<Oid> = row.try_get(7)?;
             rows.operators.push(Operator {
                 oid: row.try_get(0)?,
                 symbol: row.try_get(1)?,
@@ -100,6 +101,7 @@ impl Loader {
                 right: row.try_get(4)?,
                 result: row.try_get(5)?,
                 function: row.try_get(6)?,
+                kin: kin.try_into().map_err(|_| LoadError::Incomplete)?,
             });
             Ok(())
         })

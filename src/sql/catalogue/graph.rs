@@ -42,6 +42,8 @@ pub struct Operator {
     pub right: Oid,
     pub result: Oid,
     pub function: Oid,
+    /// Its negator and its commutator (0: none), which a planner may put in its place.
+    pub kin: [Oid; 2],
 }
 
 #[derive(Debug)]
@@ -269,6 +271,11 @@ impl<'r> Graph<'r> {
         for row in &rows.operators {
             self.edge(Node::Use(row.oid), Node::Call(row.function));
             self.edge(Node::Use(row.oid), Node::Hold(row.result));
+            // `NOT a = b` is planned as `a <> b`, `a < b` may be joined by as `b > a`, and their selectivity
+            // is estimated by running them. PostgreSQL goes one step; over edges it is any number.
+            for kin in row.kin.into_iter().filter(|kin| *kin != 0) {
+                self.edge(Node::Use(row.oid), Node::Use(kin));
+            }
         }
     }
 
@@ -542,6 +549,7 @@ impl<'r> Graph<'r> {
             );
         }
         for row in &self.rows.operators {
+            builder.symbol(&row.symbol);
             if let Some(why) = text(Node::Use(row.oid)) {
                 builder.judged_operator(JudgedOperator {
                     symbol: row.symbol.as_str().into(),
@@ -657,6 +665,36 @@ mod tests {
             )
         );
         assert!(why("one").is_some() && why("none").is_none());
+    }
+
+    #[test]
+    fn an_operator_is_as_harmful_as_what_may_stand_in_its_place() {
+        let mut rows = Rows::default();
+        rows.functions.push(function(OWN, "calm", Volatility::Immutable, &[OWN + 9]));
+        rows.functions.push(function(OWN + 1, "vol", Volatility::Volatile, &[OWN + 9]));
+        let mut operator = |oid, symbol: &str, function, kin| {
+            rows.operators.push(Operator {
+                oid,
+                symbol: symbol.to_owned(),
+                schema: "public".to_owned(),
+                left: OWN + 9,
+                right: OWN + 9,
+                result: 16,
+                function,
+                kin,
+            });
+        };
+        operator(OWN + 2, "~==", OWN, [OWN + 3, 0]);
+        operator(OWN + 3, "~<>", OWN + 1, [OWN + 2, 0]);
+        operator(OWN + 4, "<<~", OWN, [0, OWN + 5]);
+        operator(OWN + 5, "~>>", OWN + 1, [0, OWN + 4]);
+        operator(OWN + 6, "~~=", OWN, [0, OWN + 2]);
+        operator(OWN + 7, "~~~~", OWN, [0, 0]);
+        let catalogue = catalogue(&rows);
+        for symbol in ["~==", "~<>", "<<~", "~>>", "~~="] {
+            assert!(!catalogue.harmful_operators(symbol).is_empty(), "{symbol}");
+        }
+        assert!(catalogue.harmful_operators("~~~~").is_empty());
     }
 
     #[test]

@@ -66,9 +66,10 @@ SELECT a.aggfnoid::oid,
        a.aggsortop
   FROM pg_catalog.pg_aggregate a ORDER BY 1";
 
-/// oid, symbol, schema, left, right and result type, function
+/// oid, symbol, schema, left, right and result type, function, negator and commutator (0: none)
 pub const OPERATORS: &str = "
-SELECT o.oid, o.oprname::text, n.nspname::text, o.oprleft, o.oprright, o.oprresult, o.oprcode::oid
+SELECT o.oid, o.oprname::text, n.nspname::text, o.oprleft, o.oprright, o.oprresult, o.oprcode::oid,
+       ARRAY[o.oprnegate, o.oprcom]
   FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace ORDER BY o.oid";
 
 /// oid, schema, name, kind, category, base type, element type, attributes, functions for reading and writing

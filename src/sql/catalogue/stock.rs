@@ -3,7 +3,8 @@
 //! Invariant: a line that does not read as it was written is an error, never a gap.
 //!
 //! Lines, fields parted by a tab: `f schema name kind volatility one-argument`,
-//! `o symbol schema function volatility`, `t schema name volatile-function check…`.
+//! `o symbol schema function volatility`, `s symbol` (an operator's, all there are),
+//! `t schema name volatile-function check…`.
 
 use std::fmt::Write as _;
 
@@ -109,6 +110,7 @@ fn read(builder: &mut Builder, line: &str) -> Option<()> {
             function: field()?,
             volatility: Volatility::from_letter(&field()?),
         }),
+        "s" => builder.symbol(&field()?),
         "t" => {
             let schema = field()?;
             let name = field()?;
@@ -145,6 +147,7 @@ impl Builder {
                 row.volatility.letter()
             ));
         }
+        lines.extend(self.symbols.iter().map(|symbol| format!("s\t{symbol}")));
         for row in &self.types {
             let mut line = format!("t\t{}\t{}", row.schema, row.name);
             if row.volatile_function.is_some() || !row.checks.is_empty() {
@@ -173,6 +176,11 @@ mod tests {
             assert!(catalogue.functions("lower").iter().all(|function| function.harm.is_none()));
             assert!(catalogue.functions("nextval").iter().all(|function| function.harm.is_some()));
             assert!(!catalogue.types("int4").is_empty(), "{version}");
+            // What syntax says without writing it is there, too.
+            for symbol in ["=", "<>", "*", "~~", "!~~*", "->>", "@?", "^@", "|/"] {
+                assert!(catalogue.knows_operator(symbol), "{version} {symbol}");
+            }
+            assert!(!catalogue.knows_operator("=?="));
         }
         assert_eq!(Catalogue::stock(9).unwrap_err(), StockError::Version(9));
     }

@@ -30,8 +30,7 @@ impl<'t, 'a> Front<'t, 'a> {
             Kind::Parameter => self.constant(token, Out::Placeholder(format!("${}", token.text))),
             Kind::Operator => {
                 self.at += 1;
-                self.operator(token, &token.text);
-                Ok(())
+                self.operator(token, &token.text)
             }
             Kind::LeftParen => self.parenthesis(),
             Kind::LeftBracket if self.operand => self.subscript(),
@@ -272,6 +271,11 @@ impl<'t, 'a> Front<'t, 'a> {
     fn after_operand(&mut self, token: &Token<'_>) -> Result<()> {
         let word = if token.kind == Kind::Quoted { "" } else { token.text.as_ref() };
         let open = self.kind(self.at + 1) == Some(Kind::LeftParen);
+        // `SELECT t COLLATE FROM g`: any infix may be a label, and is one where its operand cannot begin.
+        if self.clause == Clause::Select && self.cases == 0 && self.is_bare_label(token) {
+            self.put_word("as", Keyword::AS);
+            return self.label();
+        }
         match word {
             "in" => return self.in_list(),
             "and" | "or" | "between" | "when" | "then" | "else" | "overlaps" | "filter" | "having" => {}
@@ -320,7 +324,7 @@ impl<'t, 'a> Front<'t, 'a> {
             }
             "collate" => {
                 self.at += 1;
-                if !matches!(self.kind(self.at), Some(Kind::Word(_) | Kind::Quoted)) {
+                if !self.peek().is_some_and(Token::is_column_name) {
                     return self.error();
                 }
                 // A collation compares; it calls nothing that a schema defines.
@@ -384,10 +388,6 @@ impl<'t, 'a> Front<'t, 'a> {
                     self.key();
                     return self.label();
                 }
-                if self.ends_item(self.at + 1) {
-                    self.put_word("as", Keyword::AS);
-                    return self.label();
-                }
                 self.error()
             }
             Clause::From => self.join_word(token),
@@ -404,6 +404,16 @@ impl<'t, 'a> Front<'t, 'a> {
                 self.error()
             }
         }
+    }
+
+    /// Is this a label without AS, at the end of an item of the select list?
+    fn is_bare_label(&self, token: &Token<'_>) -> bool {
+        let word = match token.kind {
+            Kind::Quoted => true,
+            Kind::Word(_) => !LABELS_AFTER_AS.contains(&token.text.as_ref()),
+            _ => false,
+        };
+        word && self.ends_item(self.at + 1)
     }
 
     /// `IS …`: of these only DISTINCT FROM has a second operand.
@@ -442,7 +452,7 @@ impl<'t, 'a> Front<'t, 'a> {
         self.at += 2;
         self.record_schema(end)?;
         self.at = end + 2;
-        self.infix(token, "@@@");
+        self.infix(token, "@@@")?;
         Ok(true)
     }
 
@@ -481,23 +491,26 @@ impl<'t, 'a> Front<'t, 'a> {
         if self.skip(Kind::Operator) { Ok(()) } else { self.error() }
     }
 
-    fn operator(&mut self, token: &Token<'_>, symbol: &str) {
+    fn operator(&mut self, token: &Token<'_>, symbol: &str) -> Result<()> {
         if symbol == "*" && !self.operand {
             // `count(*)`, `SELECT *`: the star is the operand.
             self.push(Out::Mul, token);
             self.operand = true;
+            Ok(())
         } else {
-            self.infix(token, symbol);
+            self.infix(token, symbol)
         }
     }
 
     /// An operator whose right operand begins at the position. Which one it is was judged with the
     /// tokens; here only its being one counts.
-    fn infix(&mut self, token: &Token<'_>, symbol: &str) {
+    fn infix(&mut self, token: &Token<'_>, symbol: &str) -> Result<()> {
         let out = if !self.operand {
             match symbol {
                 "+" => Out::Plus,
                 "-" => Out::Minus,
+                // Those of the grammar itself stand between operands only.
+                "/" | "%" | "^" | "<" | ">" | "=" | "<=" | ">=" | "<>" => return self.error(),
                 _ => Out::Tilde,
             }
         } else if self.is_one(self.at, QUANTIFIERS) {
@@ -522,8 +535,52 @@ impl<'t, 'a> Front<'t, 'a> {
         };
         self.operand = false;
         self.push(out, token);
+        Ok(())
     }
 }
+
+/// Key words that are labels behind AS only, in all versions (`AS_LABEL` of `kwlist.h`).
+const LABELS_AFTER_AS: &[&str] = &[
+    "array",
+    "as",
+    "char",
+    "character",
+    "create",
+    "day",
+    "except",
+    "fetch",
+    "filter",
+    "for",
+    "from",
+    "grant",
+    "group",
+    "having",
+    "hour",
+    "intersect",
+    "into",
+    "isnull",
+    "limit",
+    "minute",
+    "month",
+    "notnull",
+    "offset",
+    "on",
+    "order",
+    "over",
+    "overlaps",
+    "precision",
+    "returning",
+    "second",
+    "to",
+    "union",
+    "varying",
+    "where",
+    "window",
+    "with",
+    "within",
+    "without",
+    "year",
+];
 
 /// Words that go on with a join, behind a table or a condition.
 pub(super) const JOINS: &[&str] = &["cross", "full", "inner", "join", "left", "natural", "outer", "right"];

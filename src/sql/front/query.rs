@@ -10,6 +10,23 @@ use crate::sql::lexer::{Kind, Token};
 
 const UNITS: &[&str] = &["range", "rows", "groups"];
 
+/// Words that begin a clause, behind an operand always.
+const CLAUSES: &[&str] = &[
+    "from",
+    "where",
+    "having",
+    "group",
+    "window",
+    "order",
+    "limit",
+    "offset",
+    "fetch",
+    "for",
+    "union",
+    "intersect",
+    "except",
+];
+
 impl<'t, 'a> Front<'t, 'a> {
     /// The word that begins a query.
     pub(super) fn query_start(&mut self, token: &Token<'_>) -> Result<()> {
@@ -192,6 +209,10 @@ impl<'t, 'a> Front<'t, 'a> {
 
     /// The word that begins the next clause of a query. `false`: it begins none.
     pub(super) fn clause_word(&mut self, token: &Token<'_>) -> Result<bool> {
+        // To the parser it would be a column's name, and what it reads from an alias.
+        if !self.operand && CLAUSES.contains(&token.text.as_ref()) {
+            return self.error();
+        }
         match token.text.as_ref() {
             "from" => {
                 self.key();

@@ -127,7 +127,7 @@ impl<'t, 'a> Front<'t, 'a> {
     }
 
     fn collation(&mut self) {
-        if self.drop_words(&["collate"]) && matches!(self.kind(self.at), Some(Kind::Word(_) | Kind::Quoted)) {
+        if self.drop_words(&["collate"]) && self.peek().is_some_and(Token::is_column_name) {
             self.take_name(self.name_end(self.at));
         }
     }
