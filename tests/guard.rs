@@ -101,13 +101,17 @@ fn customer(version: u32) -> Catalogue {
             volatility,
         });
     }
-    builder.relation(RelationRow {
-        schema: "public".to_owned(),
-        name: "noisy_view".to_owned(),
-        why: Some("It may run the function public.log_visit: it is volatile, so it may write.".to_owned()),
-        domain: None,
-        carries: 0,
-    });
+    for (schema, name) in [("public", "noisy_view"), ("pg_temp_7", "noisy_temp")] {
+        builder.relation(RelationRow {
+            schema: schema.to_owned(),
+            name: name.to_owned(),
+            why: Some(
+                "It may run the function public.log_visit: it is volatile, so it may write.".to_owned(),
+            ),
+            domain: None,
+            carries: 0,
+        });
+    }
     for (oid, name, parts, volatile_function, check) in [
         (20_001, "mood", vec![], None, None),
         (20_002, "geometry", vec![], None, None),

@@ -81,7 +81,8 @@ pub(super) struct Names<'c> {
 
 /// Does `schema`, where one is given, leave this entry?
 fn in_schema(schema: Option<&str>, of: &str) -> bool {
-    schema.is_none_or(|schema| schema == of)
+    // The session's own schema for temporary objects has a number, which nobody here knows.
+    schema.is_none_or(|schema| schema == of || (schema == "pg_temp" && of.starts_with("pg_temp_")))
 }
 
 fn harm(name: &str, function: &Function) -> Option<Refusal> {

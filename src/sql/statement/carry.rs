@@ -4,6 +4,7 @@
 
 use super::cursor::Cursor;
 use super::{Copied, Query, Result, Statement, inner, starts_query};
+use crate::sql::keyword::Category;
 use crate::sql::lexer::{Kind, Token};
 use crate::sql::parse::{self, ParseError};
 
@@ -144,24 +145,96 @@ pub(super) fn copy<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Res
     if !cursor.accept("stdout") {
         return write("COPY TO");
     }
-    // Options are names and constants; none of them can name a file or call anything.
-    for token in cursor.rest() {
-        let fits = match token.kind {
-            Kind::Word(_)
-            | Kind::Quoted
-            | Kind::String
-            | Kind::Number
-            | Kind::LeftParen
-            | Kind::RightParen
-            | Kind::Comma => true,
-            Kind::Operator => token.text == "*",
-            _ => false,
-        };
-        if !fits || ["where", "select", "program", "from"].iter().any(|word| token.is(word)) {
-            return Err(ParseError::at(Some(token)));
+    copy_options(&mut cursor)?;
+    cursor.expect_end()?;
+    Ok(Statement::CopyOut(copied))
+}
+
+/// The options of COPY: names and constants, none of which can name a file or call anything.
+fn copy_options(cursor: &mut Cursor<'_, '_>) -> Result<()> {
+    if cursor.accept_all(&["using", "delimiters"]) || cursor.accept("delimiters") {
+        string(cursor)?;
+    }
+    cursor.accept("with");
+    if cursor.accept_kind(Kind::LeftParen) {
+        return copy_list(cursor);
+    }
+    while cursor.peek().is_some() {
+        if cursor.accept("delimiter")
+            || cursor.accept("null")
+            || cursor.accept("quote")
+            || cursor.accept("escape")
+        {
+            cursor.accept("as");
+            string(cursor)?;
+        } else if cursor.accept("encoding") {
+            string(cursor)?;
+        } else if cursor.accept_all(&["force", "quote"])
+            || cursor.accept_all(&["force", "not", "null"])
+            || cursor.accept_all(&["force", "null"])
+        {
+            if !cursor.accept_operator("*") {
+                cursor.name()?;
+                while cursor.accept_kind(Kind::Comma) {
+                    cursor.name()?;
+                }
+            }
+        } else if !["binary", "freeze", "csv", "header"].iter().any(|word| cursor.accept(word)) {
+            return cursor.error();
         }
     }
-    Ok(Statement::CopyOut(copied))
+    Ok(())
+}
+
+/// Options in brackets, each a name and what it is set to.
+fn copy_list(cursor: &mut Cursor<'_, '_>) -> Result<()> {
+    loop {
+        if !cursor.peek().is_some_and(|token| matches!(token.kind, Kind::Word(_) | Kind::Quoted)) {
+            return cursor.error();
+        }
+        cursor.at += 1;
+        if cursor.accept_kind(Kind::LeftParen) {
+            loop {
+                copy_value(cursor)?;
+                if !cursor.accept_kind(Kind::Comma) {
+                    break;
+                }
+            }
+            if !cursor.accept_kind(Kind::RightParen) {
+                return cursor.error();
+            }
+        } else if cursor.peek().is_some_and(|token| !matches!(token.kind, Kind::Comma | Kind::RightParen))
+            && !cursor.accept_operator("*")
+        {
+            copy_value(cursor)?;
+        }
+        if cursor.accept_kind(Kind::RightParen) {
+            return Ok(());
+        }
+        if !cursor.accept_kind(Kind::Comma) {
+            return cursor.error();
+        }
+    }
+}
+
+fn copy_value(cursor: &mut Cursor<'_, '_>) -> Result<()> {
+    let Some(token) = cursor.peek() else { return cursor.error() };
+    let fits = match token.kind {
+        Kind::Word(Category::Reserved) => {
+            ["true", "false", "on", "default"].iter().any(|word| token.is(word))
+        }
+        Kind::Word(_) | Kind::Quoted | Kind::String => true,
+        _ => return signed(cursor),
+    };
+    if !fits {
+        return cursor.error();
+    }
+    cursor.at += 1;
+    Ok(())
+}
+
+fn string(cursor: &mut Cursor<'_, '_>) -> Result<()> {
+    if cursor.accept_kind(Kind::String) { Ok(()) } else { cursor.error() }
 }
 
 /// FETCH and MOVE: a direction, a number and a cursor's name, nothing that could run.

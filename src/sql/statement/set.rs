@@ -9,15 +9,18 @@ use crate::sql::parse::ParseError;
 
 pub(super) fn set<'t, 'a>(mut cursor: Cursor<'t, 'a>, first: &Token<'_>) -> Result<Statement<'t, 'a>> {
     if cursor.accept("constraints") {
-        // Names, ALL, DEFERRED, IMMEDIATE: when a check runs, never what.
-        return match cursor
-            .rest()
-            .iter()
-            .find(|token| !matches!(token.kind, Kind::Word(_) | Kind::Quoted | Kind::Dot | Kind::Comma))
-        {
-            Some(token) => Err(ParseError::at(Some(token))),
-            None => Ok(Statement::Session { deallocates: false }),
-        };
+        // When a check runs, never what.
+        if !cursor.accept("all") {
+            cursor.qualified_name()?;
+            while cursor.accept_kind(Kind::Comma) {
+                cursor.qualified_name()?;
+            }
+        }
+        if !cursor.accept("deferred") {
+            cursor.expect("immediate")?;
+        }
+        cursor.expect_end()?;
+        return Ok(Statement::Session { deallocates: false });
     }
     if cursor.is("transaction") {
         cursor.at += 1;
