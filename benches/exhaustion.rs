@@ -1,5 +1,5 @@
 //! What the worst texts cost: each family of `tests/support/families.rs` at sizes up to the longest
-//! that is judged.
+//! that is judged, and at the longest that passes the caps on tokens.
 //!
 //! `cargo bench --bench exhaustion`; it fails when a text takes over 50 ms of the thread's own time, the least
 //! of three. An argument names the families that are wanted.
@@ -12,6 +12,7 @@ use fedgate::guard::{Context, Mode, Step, judge};
 use fedgate::ids::SourceName;
 use fedgate::sql::Limits;
 use fedgate::sql::catalogue::Catalogue;
+use fedgate::sql::lexer;
 
 #[path = "../tests/support/families.rs"]
 mod families;
@@ -21,6 +22,20 @@ mod families;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const LONGEST: Duration = Duration::from_millis(50);
+
+/// About the longest of the family that the caps let through to the parser: what costs most.
+fn longest(make: fn(usize) -> String, limits: &Limits) -> usize {
+    let (mut fits, mut over) = (0, limits.bytes - 16);
+    while over - fits > 256 {
+        let middle = fits.midpoint(over);
+        if lexer::tokens(&make(middle), limits).is_ok() {
+            fits = middle;
+        } else {
+            over = middle;
+        }
+    }
+    fits
+}
 
 fn main() {
     let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
@@ -34,7 +49,8 @@ fn main() {
         }
         let mut times = Vec::new();
         let mut answer = "admit";
-        for bytes in [limits.bytes / 16, limits.bytes / 8, limits.bytes / 4, limits.bytes - 16] {
+        let longest = longest(*make, &limits);
+        for bytes in [limits.bytes / 16, limits.bytes / 8, limits.bytes / 4, limits.bytes - 16, longest] {
             let text = make(bytes);
             let least = (0..3)
                 .map(|_| {
@@ -56,7 +72,10 @@ fn main() {
         rows.push((times, *name, answer));
     }
     rows.sort_by_key(|(times, _, _)| std::cmp::Reverse(times.iter().max().copied()));
-    println!("{:<40} {:>10} {:>10} {:>10} {:>10}  answer", "family", "64 KiB", "128 KiB", "256 KiB", "1 MiB");
+    println!(
+        "{:<40} {:>10} {:>10} {:>10} {:>10} {:>10}  answer",
+        "family", "64 KiB", "128 KiB", "256 KiB", "1 MiB", "longest"
+    );
     for (times, name, answer) in &rows {
         print!("{name:<40}");
         for time in times {

@@ -65,6 +65,8 @@ pub fn run(path: &Path, config: Config) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(Gateway::run(path, config, &workers));
     workers.stop();
+    // A catalogue that is being judged holds nobody up.
+    runtime.shutdown_background();
     outcome
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use tokio::runtime::Handle;
+use tokio::runtime::Builder;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{AbortHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -221,20 +221,11 @@ impl Keeper {
     async fn load(&self, loader: &mut Loader) -> Result<(), (Fault, String)> {
         let began = Instant::now();
         let source = Arc::clone(&self.source);
-        let runtime = Handle::current();
-        let mut taken = std::mem::take(loader);
+        let taken = std::mem::take(loader);
         // Dropped with this future, which ends the work.
         let (_wanted, unwanted) = oneshot::channel::<()>();
         // Reading and judging a large catalogue takes a processor for seconds: not one that moves bytes.
-        let work = spawn_blocking(move || {
-            let loaded = runtime.block_on(async {
-                tokio::select! {
-                    loaded = load_rows(&source, &mut taken) => loaded,
-                    _ = unwanted => Err((Fault::Catalogue, "the source is not kept any more".to_owned())),
-                }
-            });
-            (taken, loaded.map(|(version, rows)| (version, rows.map(|rows| graph::judge(&rows).build()))))
-        });
+        let work = spawn_blocking(move || apart(&source, taken, unwanted));
         let (returned, loaded) = work.await.map_err(|error| (Fault::Catalogue, error.to_string()))?;
         *loader = returned;
         let (version, catalogue) = loaded?;
@@ -257,6 +248,32 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+/// Loads and judges on this thread, until nobody wants it any more.
+///
+/// On a runtime of its own: another's timers panic once it shuts down, and at the end of the gateway a load
+/// may be under way.
+fn apart(
+    source: &Source,
+    mut loader: Loader,
+    unwanted: oneshot::Receiver<()>,
+) -> (Loader, Result<(String, Option<Catalogue>), (Fault, String)>) {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return (loader, Err((Fault::Catalogue, error.to_string()))),
+    };
+    let loaded = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            _ = unwanted => Err((Fault::Catalogue, "the source is not kept any more".to_owned())),
+            loaded = load_rows(source, &mut loader) => loaded,
+        }
+    });
+    // A name that is still being resolved holds nobody up.
+    runtime.shutdown_background();
+    let judged = loaded.map(|(version, rows)| (version, rows.map(|rows| graph::judge(&rows).build())));
+    (loader, judged)
 }
 
 /// Asks a source for its version and what is in its catalogs; nothing, if that is as it was.
@@ -293,4 +310,46 @@ async fn load_rows(source: &Source, loader: &mut Loader) -> Result<(String, Opti
 pub(super) async fn load_catalogue(source: &Source) -> Result<(String, Catalogue), (Fault, String)> {
     let (version, rows) = load_rows(source, &mut Loader::default()).await?;
     Ok((version, rows.map(|rows| graph::judge(&rows).build()).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// The end of the gateway while a source does not answer. Without a runtime of its own, the load panicked
+    /// in some of these rounds, on a timer of the one that was gone.
+    #[test]
+    fn a_load_under_way_ends_without_a_panic_when_the_runtime_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let password = folder.path().join("password");
+        std::fs::write(&password, "hunter2\n").unwrap();
+        std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
+        for _ in 0..50 {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let text = format!(
+                "[gateway]\nlisten = [\"127.0.0.1:0\"]\n[gateway.auth]\nmethod = \"trust\"\n[[source]]\nname = \"s\"\n\
+                 hosts = [\"{}\"]\ndatabase = \"s\"\nuser = \"u\"\npassword_file = \"password\"\n\
+                 access = [{{ users = [\"a\"] }}]\n",
+                listener.local_addr().unwrap()
+            );
+            let config = config::Config::parse(&text, folder.path()).unwrap();
+            let source = Source::new(Arc::clone(config.sources.first().unwrap())).unwrap();
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            let (wanted, unwanted) = oneshot::channel::<()>();
+            runtime.spawn(async move {
+                let _wanted = wanted;
+                std::future::pending::<()>().await;
+            });
+            let (tell, told) = mpsc::channel();
+            runtime.spawn_blocking(move || tell.send(apart(&source, Loader::default(), unwanted).1.err()));
+            let under_way = listener.accept().unwrap();
+            runtime.shutdown_background();
+            let ended = told.recv_timeout(Duration::from_secs(60)).unwrap();
+            assert_eq!(ended.map(|(fault, _)| fault), Some(Fault::Catalogue));
+            drop(under_way);
+        }
+    }
 }

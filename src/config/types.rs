@@ -184,7 +184,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             statement_bytes: 1 << 20,
-            statement_weight: 1 << 17,
+            statement_weight: 48 << 10,
             statement_depth: 100,
             message_bytes: 64 << 20,
             prepared_statements: 4096,

@@ -111,20 +111,47 @@ fn of_statement(tokens: &[Token<'_>], notes: &Notes) -> bool {
     whole
 }
 
+/// Words that a table's name follows, and those that may stand between.
+const BEFORE_TABLES: &[&str] =
+    &["from", "join", "into", "update", "table", "only", "copy", "using", "truncate", "lock", "merge"];
+
+/// May the name at `at` be a table's, by the words before it?
+fn names_table(tokens: &[Token<'_>], at: usize, depth: usize) -> bool {
+    let before = |back: usize| at.checked_sub(back).and_then(|at| tokens.get(at));
+    let is = |back: usize, word: &str| before(back).is_some_and(|token| token.is(word));
+    let first = |word: &str| tokens.first().is_some_and(|token| token.is(word));
+    match before(1) {
+        // `ONLY (t)`
+        Some(token) if token.kind == Kind::LeftParen => is(2, "only"),
+        // `LOCK a, b`
+        Some(token) if token.kind == Kind::Comma => depth == 0 && (first("lock") || first("truncate")),
+        // `COPY BINARY t`
+        Some(token) if token.is("binary") => at == 2 && first("copy"),
+        // `COPY t FROM STDIN`: a file, a program or the client.
+        Some(token) if token.is("from") && first("copy") => depth > 0,
+        Some(token) if token.is("from") => !is(2, "distinct"),
+        Some(word) => BEFORE_TABLES.iter().any(|known| word.is(known)),
+        None => false,
+    }
+}
+
 /// Names before brackets, and names behind the words that tables follow.
 fn by_words(tokens: &[Token<'_>], notes: &Notes) {
-    const BEFORE_TABLES: &[&str] =
-        &["from", "join", "into", "update", "table", "only", "copy", "using", "truncate", "lock", "merge"];
     let is_name = |token: &Token<'_>| match token.kind {
         Kind::Quoted => true,
         Kind::Word(category) => category != Category::Reserved,
         _ => false,
     };
     let kind = |at: usize| tokens.get(at).map(|token| token.kind);
-    let mut at = 0;
+    let (mut at, mut depth) = (0, 0usize);
     while let Some(token) = tokens.get(at) {
         let from = at;
         at += 1;
+        match token.kind {
+            Kind::LeftParen => depth += 1,
+            Kind::RightParen => depth = depth.saturating_sub(1),
+            _ => {}
+        }
         if !is_name(token) {
             continue;
         }
@@ -140,9 +167,13 @@ fn by_words(tokens: &[Token<'_>], notes: &Notes) {
             last = part;
             at += 2;
         }
-        let before = from.checked_sub(1).and_then(|before| tokens.get(before));
-        let table = before.is_some_and(|word| BEFORE_TABLES.iter().any(|known| word.is(known)))
-            && !BEFORE_TABLES.iter().any(|known| token.is(known));
+        // `COPY BINARY t` and a table that is called binary: the word is one if a name follows.
+        let binary = from == 1
+            && token.is("binary")
+            && tokens.first().is_some_and(|first| first.is("copy"))
+            && tokens.get(at).is_some_and(Token::is_column_name);
+        let table =
+            !binary && names_table(tokens, from, depth) && !BEFORE_TABLES.iter().any(|known| token.is(known));
         let call = kind(at) == Some(Kind::LeftParen)
             && !matches!(last.kind, Kind::Word(Category::ColumnName | Category::TypeFunction));
         let kind = match (table, call) {
@@ -216,6 +247,40 @@ mod tests {
             [(Relation, "a.b".to_owned()), (Function, "f".to_owned()), (Relation, "d".to_owned())]
         );
         assert_eq!(names("COPY public.t TO STDOUT"), [(Relation, "public.t".to_owned(), Some("public"))]);
+    }
+
+    #[test]
+    fn tables_of_what_no_walk_looks_at() {
+        let tables = |sql: &str| -> Vec<String> {
+            let of_tables = |found: Found| (found.kind == FoundKind::Relation).then(|| found.name.join("."));
+            found(sql.as_bytes(), &Limits::default()).names.into_iter().filter_map(of_tables).collect()
+        };
+        for (sql, expected) in [
+            ("LOCK TABLE a, s.b, ONLY c, ONLY (d) IN ACCESS SHARE MODE", &["a", "s.b", "c", "d"][..]),
+            ("LOCK a, b", &["a", "b"]),
+            ("TRUNCATE a, ONLY b CASCADE", &["a", "b"]),
+            ("COPY BINARY t TO STDOUT", &["t"]),
+            ("COPY binary TO STDOUT", &["binary"]),
+            ("COPY BINARY t FROM STDIN", &["t"]),
+            ("COPY binary FROM STDIN", &["binary"]),
+            ("COPY s.t (a, b) FROM STDIN WHERE a > 1", &["s.t"]),
+            ("COPY t FROM PROGRAM 'x'", &["t"]),
+            ("COPY (DELETE FROM t RETURNING a) TO STDOUT", &["t"]),
+            ("UPDATE t SET a = 1 WHERE a IS DISTINCT FROM b", &["t"]),
+        ] {
+            assert_eq!(tables(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn the_method_of_a_sample_is_a_function() {
+        for sql in [
+            "SELECT * FROM t TABLESAMPLE rows_of (1)",
+            "INSERT INTO a SELECT * FROM t TABLESAMPLE rows_of (1)",
+        ] {
+            let method = (FoundKind::Function, "rows_of".to_owned(), Some("rows_of"));
+            assert!(names(sql).contains(&method), "{sql}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The shape of a query: its tokens with plain numbers left out, so that a point read with another key
-//! need not be parsed again.
+//! The shape of a query: its tokens with plain numbers left out, so that a point read with another key, or
+//! the same read behind another comment, need not be parsed again.
 //!
 //! Invariant: two texts of one shape get the same verdict. The walk never looks at what a number is,
 //! and nothing but a query that begins with SELECT, VALUES or WITH and does not touch `set_config` has a
@@ -47,7 +47,9 @@ pub(super) fn shape(text: &[u8], limits: &crate::sql::Limits) -> Option<Shape> {
         // No text holds a NUL.
         bytes.push(0);
     }
-    left_out.then_some(Shape { bytes, piece: piece.start..piece.end })
+    // A comment, most likely, which tells more than the tokens do.
+    let around = first.start > 0 || piece.tokens.last().is_some_and(|last| last.end < piece.end);
+    (left_out || around).then_some(Shape { bytes, piece: piece.start..piece.end })
 }
 
 fn is_plain_number(token: &Token<'_>) -> bool {
@@ -96,6 +98,7 @@ mod tests {
     #[test]
     fn numbers_make_no_difference_and_all_else_does() {
         assert!(same("SELECT a FROM t WHERE id = 1", "select a  from t where id=234 /* c */;"));
+        assert!(same("/* 1 */ SELECT a FROM t", "SELECT a FROM t -- 22"));
         for other in [
             "SELECT b FROM t WHERE id = 1",
             "SELECT a FROM t WHERE id = '1'",

@@ -11,7 +11,8 @@ use std::time::Duration;
 use prometheus::{IntCounter, IntGauge};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// Texts of this length and more are judged here: the worst of those below take about two milliseconds.
+/// Texts of this length and more are judged here: the worst of those below take about four milliseconds
+/// (docs/performance.md).
 pub const LONG: usize = 8 << 10;
 /// Texts that are copied for a verdict at the same time.
 const ROOM: usize = 8;

@@ -21,7 +21,8 @@ pub struct Limits {
     /// Tokens of one text.
     pub tokens: usize,
     /// What the tokens of one text may weigh: constants and commas one, all else four. Structure is what
-    /// takes time to parse, and a long list of constants must pass.
+    /// takes time to parse, and a long list of constants must pass. docs/performance.md has what a default
+    /// takes.
     pub weight: usize,
     /// Brackets open at the same time.
     pub depth: usize,
@@ -31,6 +32,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes: 1 << 20, tokens: 1 << 17, weight: 1 << 17, depth: 100, run: 20_000 }
+        Self { bytes: 1 << 20, tokens: 48 << 10, weight: 48 << 10, depth: 100, run: 20_000 }
     }
 }

@@ -27,7 +27,8 @@ impl<'t, 'a> Front<'t, 'a> {
             }
             Kind::Bits => self.constant(token, Out::HexStringLiteral(String::new())),
             Kind::Number => self.constant(token, Out::Number(token.text.clone().into_owned(), false)),
-            Kind::Parameter => self.constant(token, Out::Placeholder(format!("${}", token.text))),
+            // Which one it is makes no difference to a judgement.
+            Kind::Parameter => self.constant(token, Out::Placeholder(String::new())),
             Kind::Operator => {
                 self.at += 1;
                 self.operator(token, &token.text)
