@@ -210,7 +210,7 @@ pub async fn serve<S>(
     };
     let Some(stream) = slot else { return };
     kept.metrics.established();
-    let Begun { open, lease, who, snapshot, name_prefix, mut upstream, _registration } = begun;
+    let Begun { open, lease, who, snapshot, name_prefix, mut upstream, registration } = begun;
     upstream.now(UpstreamState::Leased);
     let _session = open.reporter.session();
     let config = Arc::clone(&snapshot.config);
@@ -247,6 +247,8 @@ pub async fn serve<S>(
     // A session under way does not keep an older configuration alive.
     drop(shared);
     let end = relay.run().await;
+    // Before anybody can read that the session ended, its key is nobody's.
+    drop(registration);
     match &end {
         End::Client | End::ClientGone => {
             tracing::info!(source = %config.name, %user, %address, lasted = ?began.elapsed(), ?end, "session ended");
@@ -271,7 +273,7 @@ struct Begun {
     snapshot: Arc<Snapshot>,
     name_prefix: String,
     upstream: crate::metrics::UpstreamCounted,
-    _registration: cancel::Registration,
+    registration: cancel::Registration,
 }
 
 /// `startup_timeout` is over; `waiting`: for that source, not for the client.
@@ -419,7 +421,7 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
         snapshot,
         name_prefix,
         upstream,
-        _registration: registration,
+        registration,
     }))
 }
 
