@@ -103,10 +103,29 @@ async fn is_no_sql(client: &Client, text: &str) -> bool {
         .any(|state| code == Some(state))
 }
 
+/// The major version of a server.
+async fn major(client: &Client) -> i32 {
+    let text = "SELECT current_setting('server_version_num')::int / 10000";
+    within(client.query_one(text, &[])).await.unwrap().get(0)
+}
+
+/// Letters directly behind a number or a parameter: from version 15 on an error, before that a label.
+fn is_junk(text: &str) -> bool {
+    let catalogue = Catalogue::stock(15).unwrap();
+    let (limits, source) = (Limits::default(), SourceName::new("s"));
+    let ctx = Context { catalogue: &catalogue, mode: Mode::ReadOnly, limits: &limits, source: &source };
+    judge(text.as_bytes(), &ctx)
+        .steps
+        .iter()
+        .any(|step| matches!(step, Step::Refuse(refusal) if refusal.message.contains("trailing junk after")))
+}
+
 #[tokio::test]
 async fn a_read_that_is_refused_says_why() {
     let server = Postgres::start(Options::default());
     let client = server.superuser_client("postgres").await;
+    let version = major(&client).await;
+    let reads_junk = version < 15;
     let mut wrong = Vec::new();
     let (mut tried, mut excused) = (0, 0);
     for (file, case) in cases() {
@@ -117,14 +136,18 @@ async fn a_read_that_is_refused_says_why() {
         if !unread || undecoded || case.sql.contains(';') || file.starts_with("client_") {
             continue;
         }
+        if reads_junk && is_junk(&case.sql) {
+            continue;
+        }
         tried += 1;
         match (&case.although, is_no_sql(&client, &case.sql).await) {
             (None, false) => wrong.push(format!("{file}: a server reads this: {}", case.sql)),
             (Some(_), false) => excused += 1,
-            (Some(why), true) => {
+            // An excuse may be of one version only: 15 is what the cases are written by.
+            (Some(why), true) if version == 15 => {
                 wrong.push(format!("{file}: no server reads this, although {why}: {}", case.sql))
             }
-            (None, true) => {}
+            (_, true) => {}
         }
     }
     assert!(wrong.is_empty(), "{} of {tried}, {excused} of them excused:\n{}", wrong.len(), wrong.join("\n"));
@@ -135,9 +158,13 @@ async fn a_read_that_is_refused_says_why() {
 async fn each_command_that_is_refused_is_one_on_the_server() {
     let server = Postgres::start(Options::default());
     let client = server.superuser_client("postgres").await;
+    let no_merge = major(&client).await < 15;
     let mut wrong = Vec::new();
     let mut tried = 0;
     for (_, case) in cases().into_iter().filter(|(file, _)| file == "commands.yaml") {
+        if no_merge && case.sql.contains("MERGE") {
+            continue;
+        }
         tried += 1;
         // A text is read before anything is looked up or done: nothing here is executed.
         if is_no_sql(&client, &case.sql).await {
