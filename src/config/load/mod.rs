@@ -1,0 +1,208 @@
+//! From a text to a [`Config`], with everything that is wrong with it said at once.
+//!
+//! Invariant: a `Config` comes out only of a text without a single problem; a key of a later
+//! version is a problem, never ignored.
+
+mod files;
+mod gateway;
+mod http;
+mod source;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml::de::DeTable;
+use tracing::level_filters::LevelFilter;
+
+use crate::config::raw::{Found, Problem, Reader, Section, quoted};
+use crate::config::{Config, LogFormat};
+
+/// Longest configuration file, in bytes.
+const FILE_LIMIT: u64 = 4 << 20;
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Why a configuration cannot be used: everything that is wrong with it.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// Absent for a text that came from no file.
+    pub file: Option<PathBuf>,
+    /// In the order of the text; never empty.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    /// A line for each problem: `file:line: key: what is wrong`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            match (&self.file, problem.line) {
+                (Some(file), Some(line)) => write!(f, "{}:{line}: ", file.display())?,
+                (Some(file), None) => write!(f, "{}: ", file.display())?,
+                (None, Some(line)) => write!(f, "line {line}: ")?,
+                (None, None) => {}
+            }
+            if !problem.key.is_empty() {
+                write!(f, "{}: ", problem.key)?;
+            }
+            f.write_str(&problem.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl ConfigError {
+    fn whole(message: String) -> Self {
+        Self { file: None, problems: vec![Problem { key: String::new(), line: None, message }] }
+    }
+}
+
+impl Config {
+    /// Reads a file; relative paths in it are taken from its folder.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let named = |mut error: ConfigError| {
+            error.file = Some(path.to_owned());
+            error
+        };
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(FILE_LIMIT + 1).read_to_end(&mut bytes))
+            .map_err(|error| named(ConfigError::whole(format!("cannot be read: {error}"))))?;
+        if bytes.len() as u64 > FILE_LIMIT {
+            return Err(named(ConfigError::whole(format!("is longer than {FILE_LIMIT} bytes"))));
+        }
+        let text = String::from_utf8(bytes)
+            .map_err(|_| named(ConfigError::whole("is not UTF-8 text".to_owned())))?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, folder).map_err(named)
+    }
+
+    /// Reads a text; relative paths in it are taken from `base`. The files that it names (users,
+    /// secrets, certificates) are looked at, and nothing else is.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, ConfigError> {
+        let reader = Reader::new(text);
+        let (document, errors) = DeTable::parse_recoverable(text);
+        if !errors.is_empty() {
+            let problems = errors
+                .iter()
+                .map(|error| Problem {
+                    key: String::new(),
+                    line: error.span().map(|span| reader.line(span.start)),
+                    message: error.message().lines().collect::<Vec<_>>().join("; "),
+                })
+                .collect();
+            return Err(ConfigError { file: None, problems });
+        }
+        let config = Loader { base, host_network: false }.config(Section::root(&reader, document.get_ref()));
+        let failed = reader.failed();
+        match config {
+            Some(config) if !failed => Ok(config),
+            _ => {
+                let problems = reader.into_problems();
+                if problems.is_empty() {
+                    return Err(ConfigError::whole("cannot be used".to_owned()));
+                }
+                Err(ConfigError { file: None, problems })
+            }
+        }
+    }
+}
+
+/// What the parts need to know of the whole.
+struct Loader<'b> {
+    base: &'b Path,
+    /// Loopback is then the node's, which others share.
+    host_network: bool,
+}
+
+/// What a source has to know of the gateway.
+#[derive(Clone, Copy)]
+struct Context {
+    client_certificates: bool,
+}
+
+impl Loader<'_> {
+    /// None only after a problem was noted.
+    fn config(mut self, mut root: Section<'_, '_>) -> Option<Config> {
+        self.host_network = root.boolean_or("fedgate_host_network", false);
+        let mut context = Context { client_certificates: false };
+        let gateway = match root.section("gateway") {
+            Some(section) => self.gateway(section, &mut context),
+            None => {
+                if !root.has("gateway") {
+                    root.missing("gateway", "write a [gateway] section with listen and auth");
+                }
+                None
+            }
+        };
+        let sources = self.sources(&mut root, context);
+        let http = root.section("http").and_then(|section| self.http(section));
+        let (log, log_level) = log(&mut root);
+
+        root.unsupported("document");
+        root.unsupported("audit");
+        root.unsupported("policy");
+        root.unsupported("workload");
+        sync(&mut root);
+        root.finish();
+
+        Some(Config { gateway: gateway?, sources, http, log, log_level })
+    }
+}
+
+fn log(root: &mut Section<'_, '_>) -> (LogFormat, LevelFilter) {
+    let (mut format, mut level) = (LogFormat::Text, LevelFilter::INFO);
+    if let Some(mut section) = root.section("log") {
+        if let Some(found) = section.word("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]) {
+            format = found.value;
+        }
+        let levels = [
+            ("error", LevelFilter::ERROR),
+            ("warn", LevelFilter::WARN),
+            ("info", LevelFilter::INFO),
+            ("debug", LevelFilter::DEBUG),
+            ("trace", LevelFilter::TRACE),
+        ];
+        if let Some(found) = section.word("level", &levels) {
+            level = found.value;
+        }
+        section.finish();
+    }
+    (format, level)
+}
+
+/// `[sync] enabled = false` by itself says what is the case; all else is of a later version.
+fn sync(root: &mut Section<'_, '_>) {
+    let Some(mut section) = root.section("sync") else { return };
+    if section.boolean_or("enabled", false) {
+        section.problem("enabled", "is not supported by this version");
+    }
+    for key in section.keys() {
+        if key != "enabled" {
+            section.problem(&key, "is not supported by this version");
+        }
+    }
+}
+
+fn socket_address(reader: &Reader<'_>, text: &Found<String>) -> Option<SocketAddr> {
+    let address = text.value.parse().ok();
+    if address.is_none() {
+        reader.problem(
+            &text.place,
+            format!(
+                "{} is not an address and port; write one such as \"127.0.0.1:15432\" or \"[::1]:15432\"",
+                quoted(&text.value)
+            ),
+        );
+    }
+    address
+}
