@@ -15,8 +15,9 @@ pub use load::ConfigError;
 pub use raw::Problem;
 pub use secret::{Secret, SecretFile};
 pub use types::{
-    AccessRule, Auth, Config, Engine, Gateway, GatewayTls, Host, Http, Limits, LogFormat, Scheduler, Source,
-    SourceLogin, SourceTls, TlsMode,
+    AccessRule, AuditSection, AuditSink, Auth, CatalogSection, Config, DocumentPlace, DocumentSection,
+    Engine, Gateway, GatewayTls, Host, Http, HttpAuth, JwksPlace, JwtAuth, Limits, LogFormat,
+    OpenMetadataSection, Scheduler, Source, SourceLogin, SourceTls, SyncSection, TlsMode, VictoriaLogsSink,
 };
 pub use users::{
     Look, Users, UsersError, UsersFile, Verifier, VerifierError, check_user_name, line as users_line,

@@ -106,6 +106,15 @@ impl<'r, 't> Section<'r, 't> {
         Self::new(reader, Place { key: String::new(), line: 1 }, table)
     }
 
+    /// A section of this one that was left out: every default, and nothing in it.
+    pub fn or_empty(&mut self, key: &'static str, empty: &'r DeTable<'t>) -> Option<Section<'r, 't>> {
+        if self.has(key) {
+            self.section(key)
+        } else {
+            Some(Self::new(self.reader, self.place_of(key), empty))
+        }
+    }
+
     fn new(reader: &'r Reader<'t>, place: Place, table: &'r DeTable<'t>) -> Self {
         Self { reader, place, table, asked: Vec::new() }
     }
@@ -183,6 +192,21 @@ impl<'r, 't> Section<'r, 't> {
                 .ok()
                 .filter(|count| (least..=most).contains(count))
                 .ok_or_else(|| format!("must be between {least} and {most}"))
+        })
+        .map_or(default, |found| found.value)
+    }
+
+    /// A part of a whole, from 0 to 1.
+    pub fn share(&mut self, key: &'static str, default: f64) -> f64 {
+        self.read(key, |value| {
+            let number = match value {
+                DeValue::Float(number) => number.as_str().parse::<f64>().ok(),
+                DeValue::Integer(digits) => digits.as_str().parse::<f64>().ok(),
+                other => return Err(format!("must be a number from 0 to 1, not {}", kind(other))),
+            };
+            number
+                .filter(|number| (0.0..=1.0).contains(number))
+                .ok_or_else(|| "must be a number from 0 to 1".to_owned())
         })
         .map_or(default, |found| found.value)
     }
@@ -297,6 +321,28 @@ impl<'r, 't> Section<'r, 't> {
         complete.then_some(Found { value: found, place })
     }
 
+    /// A table of texts under names that are the operator's; each text with its key and line.
+    pub fn texts_by_name(&mut self, key: &'static str) -> Option<Vec<(String, Found<String>)>> {
+        let (value, place) = self.value(key)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            self.reader.problem(&place, format!("must be a table of texts, not {}", kind(value.get_ref())));
+            return None;
+        };
+        let mut found = Vec::with_capacity(table.len());
+        for (name, value) in table {
+            let name_text: &str = name.get_ref();
+            let place = Place {
+                key: format!("{}.{}", place.key, quoted(name_text)),
+                line: self.reader.line(name.span().start),
+            };
+            match text(value.get_ref()) {
+                Ok(value) => found.push((name_text.to_owned(), Found { value, place })),
+                Err(message) => self.reader.problem(&place, message),
+            }
+        }
+        Some(found)
+    }
+
     /// A table below this one.
     pub fn section(&mut self, key: &'static str) -> Option<Section<'r, 't>> {
         let (value, place) = self.value(key)?;
@@ -338,11 +384,6 @@ impl<'r, 't> Section<'r, 't> {
 
     pub fn is_table(&self, key: &str) -> bool {
         matches!(self.table.get(key).map(Spanned::get_ref), Some(DeValue::Table(_)))
-    }
-
-    /// Every key of this table, asked for or not.
-    pub fn keys(&self) -> Vec<String> {
-        self.table.keys().map(|name| one_line(name.get_ref())).collect()
     }
 
     /// A key that has a meaning in the design and none in this version.

@@ -19,6 +19,12 @@ pub struct Config {
     pub gateway: Gateway,
     pub sources: Vec<Arc<Source>>,
     pub http: Option<Http>,
+    /// Where the policy document is kept; absent: no scopes and no masks.
+    pub document: Option<DocumentSection>,
+    /// The loop, also when it is off; `document` is there whenever it is on.
+    pub sync: SyncSection,
+    /// Absent: refusals are logged and counted, and nothing is kept.
+    pub audit: Option<AuditSection>,
     pub log: LogFormat,
     /// What is logged unless `RUST_LOG` says otherwise.
     pub log_level: LevelFilter,
@@ -172,6 +178,152 @@ pub struct Engine {
 #[derive(Clone, Debug)]
 pub struct Http {
     pub listen: SocketAddr,
+    pub auth: HttpAuth,
+}
+
+/// Whom the API believes. Health and metrics are everybody's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HttpAuth {
+    /// Everybody may do everything; loopback only.
+    None,
+    Jwt(JwtAuth),
+}
+
+/// Bearer tokens (RFC 7519) of one issuer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtAuth {
+    pub keys: JwksPlace,
+    /// `iss`, to the letter.
+    pub issuer: String,
+    /// Has to be among the token's `aud`.
+    pub audience: String,
+    /// Who carries it may change things: in `roles`, `groups` or Keycloak's `realm_access.roles`.
+    pub admin_role: String,
+}
+
+/// Where the issuer's keys (RFC 7517) are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JwksPlace {
+    File(PathBuf),
+    Url(String),
+}
+
+/// `[document]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DocumentSection {
+    pub place: DocumentPlace,
+    /// How often it is read.
+    pub look_every: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DocumentPlace {
+    File {
+        path: PathBuf,
+    },
+    ConfigMap {
+        namespace: String,
+        name: String,
+        /// The entry of `data` that holds the document.
+        key: String,
+        /// Absent: the pod's own service account.
+        kubeconfig: Option<PathBuf>,
+        /// Of a Lease in the same namespace that spares replicas double work; absent: none is asked for.
+        lease: Option<String>,
+    },
+}
+
+/// `[sync]`
+#[derive(Clone, Debug)]
+pub struct SyncSection {
+    pub enabled: bool,
+    /// From the end of one periodic run to the next, give or take a tenth.
+    pub interval: Duration,
+    /// Never masked by the loop; exactly these names.
+    pub admin_subjects: Vec<String>,
+    pub tag_to_mask: std::collections::BTreeMap<String, String>,
+    /// Enforce labels that nobody confirmed.
+    pub enforce_suggested: bool,
+    /// The share of masked columns (0 to 1) that a run may unmask without an admin's word.
+    pub max_removal: f64,
+    /// How long a mask stays after its tag has gone.
+    pub removal_delay: Duration,
+    /// The key of the catalog's push; absent: pushes are not taken.
+    pub webhook_secret: Option<SecretFile>,
+    /// How long pushes are gathered before one run for all of them.
+    pub webhook_debounce: Duration,
+    /// The folder in which published revisions are kept.
+    pub history: PathBuf,
+    /// How many of them.
+    pub history_limit: usize,
+    /// There whenever the loop is on.
+    pub catalog: Option<CatalogSection>,
+}
+
+/// `[sync.catalog]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CatalogSection {
+    File { path: PathBuf },
+    OpenMetadata(OpenMetadataSection),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenMetadataSection {
+    /// Without `/api` and without a slash at its end.
+    pub base_url: String,
+    /// The bot's JWT, read anew for each cycle.
+    pub token: SecretFile,
+    /// Roots to trust; absent: the system's.
+    pub ca: Option<PathBuf>,
+    /// `service` or `service.database`, quoted as OpenMetadata does, to what the policy document calls the catalog.
+    pub services: std::collections::BTreeMap<String, String>,
+    /// Do the terms of glossaries count as tags, too?
+    pub glossaries: bool,
+    /// Tables asked for at once.
+    pub page_size: usize,
+    /// For one request, its answer included.
+    pub timeout: Duration,
+    /// How often a request is tried again after a 5xx, a 429 or no answer.
+    pub retries: usize,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditSection {
+    pub sink: AuditSink,
+    /// The folder of what is not delivered yet.
+    pub spool: PathBuf,
+    /// What the spool may hold, in bytes, and the part of it that is for policy events alone.
+    pub spool_limit: u64,
+    pub spool_reserve: u64,
+    /// Admitted reads, too.
+    pub reads: bool,
+    /// Runs of the loop as OCSF class 3004 rather than 3007.
+    pub entity_management: bool,
+    /// Statements that are alike within this time are one event with a count.
+    pub window: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditSink {
+    /// Lines are appended; `logrotate` may move the file away.
+    File {
+        path: PathBuf,
+    },
+    VictoriaLogs(VictoriaLogsSink),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VictoriaLogsSink {
+    /// Without `/insert/jsonline`.
+    pub url: String,
+    pub account_id: u32,
+    pub project_id: u32,
+    /// A bearer token, if the way there asks for one.
+    pub token: Option<SecretFile>,
+    /// Roots to trust; absent: the system's.
+    pub ca: Option<PathBuf>,
+    pub timeout: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

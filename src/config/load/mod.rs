@@ -3,10 +3,12 @@
 //! Invariant: a `Config` comes out only of a text without a single problem; a key of a later
 //! version is a problem, never ignored.
 
+mod audit;
 mod files;
 mod gateway;
 mod http;
 mod source;
+mod sync;
 
 use std::fmt;
 use std::fs::File;
@@ -102,7 +104,10 @@ impl Config {
                 .collect();
             return Err(ConfigError { file: None, problems });
         }
-        let config = Loader { base, host_network: false }.config(Section::root(&reader, document.get_ref()));
+        // Stands for a section that was left out.
+        let empty = DeTable::new();
+        let root = Section::root(&reader, document.get_ref());
+        let config = Loader { base, host_network: false }.config(root, &empty);
         let failed = reader.failed();
         match config {
             Some(config) if !failed => Ok(config),
@@ -132,7 +137,7 @@ struct Context {
 
 impl Loader<'_> {
     /// None only after a problem was noted.
-    fn config(mut self, mut root: Section<'_, '_>) -> Option<Config> {
+    fn config<'r, 't>(mut self, mut root: Section<'r, 't>, empty: &'r DeTable<'t>) -> Option<Config> {
         self.host_network = root.boolean_or("fedgate_host_network", false);
         let mut context = Context { client_certificates: false };
         let gateway = match root.section("gateway") {
@@ -146,16 +151,16 @@ impl Loader<'_> {
         };
         let sources = self.sources(&mut root, context);
         let http = root.section("http").and_then(|section| self.http(section));
+        let document = root.section("document").and_then(|section| self.document(section));
+        let audit = root.section("audit").and_then(|section| self.audit(section));
+        let sync = self.sync(&mut root, empty);
         let (log, log_level) = log(&mut root);
 
-        root.unsupported("document");
-        root.unsupported("audit");
         root.unsupported("policy");
         root.unsupported("workload");
-        sync(&mut root);
         root.finish();
 
-        Some(Config { gateway: gateway?, sources, http, log, log_level })
+        Some(Config { gateway: gateway?, sources, http, document, sync: sync?, audit, log, log_level })
     }
 }
 
@@ -180,19 +185,6 @@ fn log(root: &mut Section<'_, '_>) -> (LogFormat, LevelFilter) {
     (format, level)
 }
 
-/// `[sync] enabled = false` by itself says what is the case; all else is of a later version.
-fn sync(root: &mut Section<'_, '_>) {
-    let Some(mut section) = root.section("sync") else { return };
-    if section.boolean_or("enabled", false) {
-        section.problem("enabled", "is not supported by this version");
-    }
-    for key in section.keys() {
-        if key != "enabled" {
-            section.problem(&key, "is not supported by this version");
-        }
-    }
-}
-
 fn socket_address(reader: &Reader<'_>, text: &Found<String>) -> Option<SocketAddr> {
     let address = text.value.parse().ok();
     if address.is_none() {
@@ -205,4 +197,32 @@ fn socket_address(reader: &Reader<'_>, text: &Found<String>) -> Option<SocketAdd
         );
     }
     address
+}
+
+/// The base of a service's addresses: `http://` or `https://`, a host, perhaps a path; without a slash at its end.
+fn base_url(section: &mut Section<'_, '_>, key: &'static str, what: &str) -> Option<String> {
+    if !section.has(key) {
+        section.missing(key, what);
+    }
+    let found = section.text(key)?;
+    let reason = match reqwest::Url::parse(&found.value) {
+        Err(error) => Some(format!("is not a URL: {error}")),
+        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
+            Some("must begin with http:// or https://".to_owned())
+        }
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Some("must hold no user and no password; secrets stand in files".to_owned())
+        }
+        Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+            Some("must end with its path: no ? and no #".to_owned())
+        }
+        Ok(_) => None,
+    };
+    match reason {
+        Some(reason) => {
+            section.reader.problem(&found.place, reason);
+            None
+        }
+        None => Some(found.value.trim_end_matches('/').to_owned()),
+    }
 }
