@@ -4,5 +4,6 @@
 //! changes nothing.
 
 pub mod catalog;
+pub mod handle;
 pub mod planner;
 pub mod publisher;

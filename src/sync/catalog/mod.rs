@@ -6,7 +6,74 @@ pub mod file;
 pub mod openmetadata;
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
+
+/// Where classifications come from.
+pub trait Catalog {
+    /// Everything that the catalog knows. `before`: how many tables the last whole picture had, since none at all
+    /// where there were some is no answer.
+    ///
+    /// # Errors
+    /// It could not be read to its end.
+    fn read(&self, before: usize) -> impl Future<Output = Result<Picture, CatalogError>> + Send;
+
+    /// `last` with what the hint speaks of read again; everything, when the hint speaks of more than single tables.
+    ///
+    /// # Errors
+    /// As [`Catalog::read`].
+    fn refresh(
+        &self,
+        last: &Picture,
+        hint: &Hint,
+    ) -> impl Future<Output = Result<Picture, CatalogError>> + Send;
+}
+
+/// What may have changed: a reason to look, never a fact.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hint {
+    /// Fully qualified names of tables as the catalog writes them.
+    pub tables: BTreeSet<Arc<str>>,
+    /// Look at everything.
+    pub whole: bool,
+}
+
+/// Most tables that a hint names; beyond that everything is read.
+const HINT_LIMIT: usize = 100;
+
+impl Hint {
+    pub fn all() -> Self {
+        Self { tables: BTreeSet::new(), whole: true }
+    }
+
+    /// Both; bounded, however many come together.
+    pub fn add(&mut self, other: Self) {
+        self.whole |= other.whole;
+        if !self.whole {
+            self.tables.extend(other.tables);
+            self.whole = self.tables.len() > HINT_LIMIT;
+        }
+        if self.whole {
+            self.tables.clear();
+        }
+    }
+}
+
+/// Why there is no picture.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// 401: nothing to try again.
+    #[error(
+        "the catalog does not accept the bot's token: {0}; mint a new one and replace its file, which is read anew for each cycle"
+    )]
+    Unauthorized(String),
+    /// No answer in time, 5xx, 429, a connection refused.
+    #[error("the catalog cannot be reached: {0}")]
+    Unreachable(String),
+    /// An answer that is none, or not whole.
+    #[error("{0}")]
+    NotWhole(String),
+}
 
 /// All tables of one reading.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
