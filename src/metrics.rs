@@ -42,6 +42,10 @@ macro_rules! label {
     };
 }
 
+mod audit;
+
+pub use audit::{AuditFailure, AuditMetrics};
+
 label! {
     /// How a client's startup ended.
     ConnectionOutcome {
@@ -199,6 +203,8 @@ pub struct Metrics {
     pub bytes_to_client: IntCounter,
     /// `fedgate_panics_total`: defects of the gateway itself; each ended one session.
     pub panics: IntCounter,
+    /// `fedgate_audit_…`
+    pub audit: AuditMetrics,
     connections: ByLabel<ConnectionOutcome, IntCounter>,
     startup_failures: ByLabel<StartupFailure, IntCounter>,
     cancels: ByLabel<CancelOutcome, IntCounter>,
@@ -310,6 +316,7 @@ impl Metrics {
                 "fedgate_panics_total",
                 "Defects of the gateway that ended a session; each is worth a report.",
             )?,
+            audit: AuditMetrics::new(&registry)?,
             connections: ByLabel::new(|outcome| connections.with_label_values(&[outcome])),
             startup_failures: ByLabel::new(|reason| startup_failures.with_label_values(&[reason])),
             cancels: ByLabel::new(|outcome| cancels.with_label_values(&[outcome])),

@@ -203,7 +203,7 @@ fn one_process_at_a_time_and_a_broken_file_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let _open = spool(&folder, ROOMY);
     let file = folder.path().join("spool.redb");
-    assert!(matches!(Spool::open(&file, ROOMY), Err(SpoolError::Storage(_))));
+    assert!(matches!(Spool::open(&file, ROOMY), Err(SpoolError::InUse { .. })));
     let other = folder.path().join("other.redb");
     std::fs::write(&other, vec![7; 8192]).unwrap();
     assert!(matches!(Spool::open(&other, ROOMY), Err(SpoolError::Storage(_))));

@@ -95,6 +95,11 @@ pub struct Lost {
 }
 
 impl Event {
+    /// A name for an event that nobody else gives: 128 random bits.
+    pub fn new_id() -> Arc<str> {
+        format!("{:032x}", rand::random::<u128>()).into()
+    }
+
     /// Does this event tell of a policy, so that it may use the reserve?
     pub fn is_policy(&self) -> bool {
         matches!(self.what, What::PolicyRun(_))

@@ -4,5 +4,6 @@
 //! secret, or a host of a source.
 
 pub mod event;
+pub mod journal;
 pub mod ocsf;
 pub mod spool;

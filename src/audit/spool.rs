@@ -6,10 +6,12 @@
 //!
 //! The calls block on the disk: whoever owns the spool keeps them off the threads that serve clients.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::event::{Event, Lost, What};
 
@@ -19,6 +21,9 @@ const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 const INTENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("intents");
 /// [`Totals`], under its only key.
 const TOTALS: TableDefinition<'_, (), &[u8]> = TableDefinition::new("totals");
+
+/// The spool's file in its folder.
+const FILE: &str = "spool.redb";
 
 /// What the database keeps in memory of its file, in bytes.
 const CACHE: usize = 4 << 20;
@@ -37,12 +42,18 @@ pub struct Bounds {
 pub enum SpoolError {
     #[error("the audit spool is full: {used} of {limit} bytes wait to be delivered")]
     Full { used: u64, limit: u64 },
+    #[error("the audit spool {file} is in use by another process; each gateway needs a folder of its own")]
+    InUse { file: String },
+    #[error("the audit spool's folder {folder} cannot be made: {error}")]
+    Folder { folder: String, error: std::io::Error },
     #[error("the audit spool cannot be used: {0}")]
     Storage(#[from] redb::Error),
     #[error("the audit spool holds an entry that cannot be read: {0}")]
     Entry(#[from] serde_json::Error),
     #[error("there is no intent {0}")]
     NoIntent(u64),
+    #[error("the audit journal has ended")]
+    Ended,
 }
 
 type Result<T> = std::result::Result<T, SpoolError>;
@@ -75,6 +86,8 @@ pub struct Fill {
     pub bytes: u64,
     /// Counted, not kept, and not reported yet.
     pub lost: Lost,
+    /// When the event that waits longest happened.
+    pub oldest: Option<SystemTime>,
 }
 
 /// An event that waits, under its number.
@@ -91,12 +104,26 @@ pub struct Spool {
 }
 
 impl Spool {
+    /// Opens or makes the spool in this folder, which only its owner may look into when it is made here.
+    ///
+    /// # Errors
+    /// As of [`Spool::open`]; the folder cannot be made.
+    pub fn in_folder(folder: &Path, bounds: Bounds) -> Result<Self> {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|error| SpoolError::Folder { folder: folder.display().to_string(), error })?;
+        Self::open(&folder.join(FILE), bounds)
+    }
+
     /// Opens or makes the spool in this file.
     ///
     /// # Errors
     /// The file cannot be used, or another process has it open.
     pub fn open(file: &Path, bounds: Bounds) -> Result<Self> {
-        let mut database = Database::builder().set_cache_size(CACHE).create(file)?;
+        let mut database =
+            Database::builder().set_cache_size(CACHE).create(file).map_err(|error| match error {
+                DatabaseError::DatabaseAlreadyOpen => SpoolError::InUse { file: file.display().to_string() },
+                error => error.into(),
+            })?;
         database.compact()?;
         let spool = Self { database, bounds };
         spool.write(|_, _, _| Ok(()))?;
@@ -170,6 +197,40 @@ impl Spool {
         })
     }
 
+    /// Adds statements, all on the disk at once, and the counts of those that never came as far as here. What finds
+    /// no room is counted, too; when all found room, the counts become an event, as [`Spool::report_lost`] makes it.
+    /// The answer says how many found none.
+    ///
+    /// # Errors
+    /// The disk's: then nothing was added and nothing counted.
+    pub fn add_statements(
+        &self,
+        added: &[Event],
+        lost: Lost,
+        report: (Arc<str>, SystemTime),
+    ) -> Result<Lost> {
+        let entries = added.iter().map(serde_json::to_vec).collect::<std::result::Result<Vec<_>, _>>()?;
+        let limit = self.bounds.limit.saturating_sub(self.bounds.reserve);
+        self.write(|events, _, totals| {
+            let mut no_room = Lost::default();
+            for (event, bytes) in added.iter().zip(&entries) {
+                if totals.take(bytes.len(), limit).is_ok() {
+                    totals.events += 1;
+                    events.insert(totals.number(), bytes.as_slice())?;
+                } else {
+                    no_room.count(&event.what);
+                }
+            }
+            for lost in [lost, no_room] {
+                totals.lost.count(&What::Lost(lost));
+            }
+            if no_room == Lost::default() {
+                totals.report(events, limit, report)?;
+            }
+            Ok(no_room)
+        })
+    }
+
     /// The oldest events: at most `count` of them and about `bytes`, but at least one if there is any.
     ///
     /// # Errors
@@ -206,24 +267,13 @@ impl Spool {
         })
     }
 
-    /// Turns the counts of what was lost into an event, once there is room for it.
+    /// Turns the counts of what was lost into an event, once an eighth of the room is free.
     ///
     /// # Errors
     /// The disk's.
-    pub fn report_lost(&self, id: Arc<str>, at: std::time::SystemTime) -> Result<()> {
+    pub fn report_lost(&self, id: Arc<str>, at: SystemTime) -> Result<()> {
         let Bounds { limit, reserve } = self.bounds;
-        self.write(|events, _, totals| {
-            if totals.lost == Lost::default() {
-                return Ok(());
-            }
-            let bytes = serde_json::to_vec(&Event { id, at, what: What::Lost(totals.lost) })?;
-            if totals.take(bytes.len(), limit.saturating_sub(reserve)).is_ok() {
-                totals.events += 1;
-                totals.lost = Lost::default();
-                events.insert(totals.number(), bytes.as_slice())?;
-            }
-            Ok(())
-        })
+        self.write(|events, _, totals| totals.report(events, limit.saturating_sub(reserve), (id, at)))
     }
 
     /// # Errors
@@ -232,7 +282,13 @@ impl Spool {
         let transaction = self.database.begin_read()?;
         let table = transaction.open_table(TOTALS)?;
         let totals = totals(&table)?;
-        Ok(Fill { events: totals.events, bytes: totals.used, lost: totals.lost })
+        let oldest = transaction.open_table(EVENTS)?.first()?.as_ref().map(waiting).transpose()?;
+        Ok(Fill {
+            events: totals.events,
+            bytes: totals.used,
+            lost: totals.lost,
+            oldest: oldest.map(|waiting| waiting.event.at),
+        })
     }
 
     /// One transaction: all of `work` or nothing of it.
@@ -286,6 +342,25 @@ impl Totals {
 
     fn give(&mut self, bytes: usize) {
         self.used = self.used.saturating_sub(bytes as u64);
+    }
+
+    fn report(
+        &mut self,
+        events: &mut Entries<'_>,
+        limit: u64,
+        (id, at): (Arc<str>, SystemTime),
+    ) -> Result<()> {
+        if self.lost == Lost::default() {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec(&Event { id, at, what: What::Lost(self.lost) })?;
+        // Not into the last corner: counts of counts would fill it.
+        if self.take(bytes.len(), limit - limit / 8).is_ok() {
+            self.events += 1;
+            self.lost = Lost::default();
+            events.insert(self.number(), bytes.as_slice())?;
+        }
+        Ok(())
     }
 }
 
