@@ -43,8 +43,10 @@ macro_rules! label {
 }
 
 mod audit;
+mod sync;
 
 pub use audit::{AuditFailure, AuditMetrics};
+pub use sync::{RunOutcome, SyncFailure, SyncMetrics};
 
 label! {
     /// How a client's startup ended.
@@ -205,6 +207,8 @@ pub struct Metrics {
     pub panics: IntCounter,
     /// `fedgate_audit_…`
     pub audit: AuditMetrics,
+    /// `akko_policy_sync_…` and `fedgate_sync_…`
+    pub sync: SyncMetrics,
     connections: ByLabel<ConnectionOutcome, IntCounter>,
     startup_failures: ByLabel<StartupFailure, IntCounter>,
     cancels: ByLabel<CancelOutcome, IntCounter>,
@@ -317,6 +321,7 @@ impl Metrics {
                 "Defects of the gateway that ended a session; each is worth a report.",
             )?,
             audit: AuditMetrics::new(&registry)?,
+            sync: SyncMetrics::new(&registry)?,
             connections: ByLabel::new(|outcome| connections.with_label_values(&[outcome])),
             startup_failures: ByLabel::new(|reason| startup_failures.with_label_values(&[reason])),
             cancels: ByLabel::new(|outcome| cancels.with_label_values(&[outcome])),
@@ -653,7 +658,7 @@ mod tests {
         metrics.source(&name);
         assert!(metrics.render().contains("gone"));
         metrics.forget(&name);
-        assert!(!metrics.render().contains("gone"));
+        assert!(!metrics.render().contains("\"gone\""));
     }
 
     #[test]
@@ -720,6 +725,9 @@ mod tests {
             })
             .collect();
         assert_eq!(documented, code);
-        assert!(code.iter().all(|(name, _, _)| name.starts_with("fedgate_")));
+        assert!(
+            code.iter()
+                .all(|(name, _, _)| name.starts_with("fedgate_") || name.starts_with("akko_policy_sync_"))
+        );
     }
 }

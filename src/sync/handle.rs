@@ -13,6 +13,7 @@ use super::catalog::Hint;
 use super::planner::safety::Held;
 use super::planner::{Change, Plan};
 use crate::audit::event::Actor;
+use crate::metrics::{Label, SyncFailure};
 
 /// Requests that wait for the loop; triggers that are alike become one run anyway.
 pub const QUEUE: usize = 64;
@@ -31,13 +32,13 @@ pub enum Request {
 }
 
 /// A run as an admin asks for it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ask {
     pub actor: Actor,
     /// Plan and change nothing.
     pub dry_run: bool,
-    /// Carry out what waits for an admin's word: unmaskings over `max_removal`, if the plan is still this one
-    /// ([`Report::plan_id`]), and what a rollback holds.
+    /// Carry out what waits for an admin's word, unmaskings over `max_removal`, if the plan is still this one
+    /// ([`Report::plan_id`]).
     pub approve: Option<Arc<str>>,
 }
 
@@ -50,7 +51,7 @@ pub struct Report {
     pub tables_processed: u64,
     pub subjects_affected: u64,
     pub publish_failures: u64,
-    /// Names this plan: the same changes to the same document have the same.
+    /// Names this plan: the same changes have the same.
     pub plan_id: Arc<str>,
     /// What was planned, with what waits left in it.
     pub plan: Arc<Plan>,
@@ -78,6 +79,8 @@ pub enum Cause {
     Document,
     /// Nothing can be recorded, so nothing may be unmasked.
     Audit,
+    /// What was asked for cannot be done: the plan has changed, there is no such revision.
+    Refused,
     /// A bug: the run panicked.
     Internal,
 }
@@ -154,6 +157,32 @@ pub enum AskError {
     NotTaken(#[from] NotTaken),
     #[error(transparent)]
     Run(#[from] RunError),
+}
+
+impl Cause {
+    /// The word for metrics, events and status.
+    pub fn as_str(self) -> &'static str {
+        self.metric().as_str()
+    }
+
+    pub fn metric(self) -> SyncFailure {
+        match self {
+            Cause::JwtExpired => SyncFailure::JwtExpired,
+            Cause::CatalogUnreachable => SyncFailure::CatalogUnreachable,
+            Cause::Conflict => SyncFailure::Conflict,
+            Cause::MissingMask => SyncFailure::MissingMask,
+            Cause::Document => SyncFailure::Document,
+            Cause::Audit => SyncFailure::Audit,
+            Cause::Refused => SyncFailure::Refused,
+            Cause::Internal => SyncFailure::Internal,
+        }
+    }
+}
+
+impl RunError {
+    pub fn new(cause: Cause, message: impl Into<Arc<str>>) -> Self {
+        Self { cause, message: message.into() }
+    }
 }
 
 impl SyncHandle {

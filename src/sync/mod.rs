@@ -4,6 +4,15 @@
 //! changes nothing.
 
 pub mod catalog;
+mod cycle;
+mod disk;
 pub mod handle;
+pub mod history;
 pub mod planner;
 pub mod publisher;
+mod run;
+mod trail;
+
+pub use cycle::{Clock, Parts};
+pub use run::{Loop, Schedule};
+pub use trail::Trail;

@@ -218,6 +218,12 @@ impl Gateway {
         http_get(self.http(), path).expect("the HTTP side answers")
     }
 
+    /// Status and body of a request that may change something.
+    pub fn post(&self, path: &str, body: &str) -> (u16, String) {
+        let json = [("Content-Type", "application/json")];
+        http_request(self.http(), "POST", path, &json, body).expect("the HTTP side answers")
+    }
+
     /// What the gateway has written to standard error (its log) and standard output so far.
     pub fn log(&self) -> String {
         let mut text = self.output.lock().lines.join("\n");
@@ -365,9 +371,27 @@ fn listening(lines: &[String]) -> (Vec<SocketAddr>, Option<SocketAddr>) {
 
 /// A plain HTTP/1.1 GET.
 pub fn http_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    http_request(address, "GET", path, &[], "")
+}
+
+/// One HTTP/1.1 request on a connection of its own: the status and the body of the answer.
+pub fn http_request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if method != "GET" {
+        request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    write!(stream, "{request}\r\n{body}")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8_lossy(&answer).into_owned();

@@ -26,7 +26,7 @@ use std::path::PathBuf;
 
 pub use certificates::{Authority, Pair};
 pub use fingerprint::Fingerprint;
-pub use gateway::{Gateway, Setup, http_get, scram_verifier};
+pub use gateway::{Gateway, Setup, http_get, http_request, scram_verifier};
 pub use log::{Logged, logged_statements};
 pub use postgres::{
     CLIMSCORE_SQL, Options, Postgres, READER_PASSWORD, SUPERUSER, SUPERUSER_PASSWORD, ServerTls, blocking,

@@ -2,11 +2,14 @@
 //!
 //! Invariant: what a reader of the file could take for a tag is one, or an error that names its place.
 
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_yaml_ng::Value;
 
-use super::{Column, Label, LabelState, Picture, Table};
+use super::{Catalog, CatalogError, Column, Hint, Label, LabelState, Picture, Table};
 
 /// Longest file, in bytes.
 const FILE_LIMIT: usize = 16 << 20;
@@ -24,6 +27,50 @@ pub enum FileCatalogError {
 }
 
 type Result<T> = std::result::Result<T, FileCatalogError>;
+
+/// A catalog in a file, read anew for each run.
+#[derive(Clone, Debug)]
+pub struct FileCatalog {
+    path: PathBuf,
+}
+
+impl FileCatalog {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+}
+
+impl Catalog for FileCatalog {
+    async fn read(&self, before: usize) -> std::result::Result<Picture, CatalogError> {
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || picture(&path, before)).await;
+        read.unwrap_or_else(|_| Err(CatalogError::Unreachable("the file could not be read".to_owned())))
+    }
+
+    /// A file is read in no time, so a hint is worth a whole reading.
+    async fn refresh(&self, last: &Picture, _: &Hint) -> std::result::Result<Picture, CatalogError> {
+        self.read(last.tables.len()).await
+    }
+}
+
+fn picture(path: &Path, before: usize) -> std::result::Result<Picture, CatalogError> {
+    let shown = path.display();
+    let unreachable = |error: std::io::Error| CatalogError::Unreachable(format!("{shown}: {error}"));
+    // A pipe would hang.
+    if !std::fs::metadata(path).map_err(unreachable)?.is_file() {
+        return Err(CatalogError::Unreachable(format!("{shown} is not a regular file")));
+    }
+    let mut text = String::new();
+    let limit = FILE_LIMIT as u64 + 1;
+    File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text)).map_err(unreachable)?;
+    let picture = parse(&text).map_err(|error| CatalogError::NotWhole(format!("{shown} {error}")))?;
+    if picture.tables.is_empty() && before > 0 {
+        return Err(CatalogError::NotWhole(format!(
+            "{shown} names no table at all where there were {before}; to take every mask away, leave the tables without tags"
+        )));
+    }
+    Ok(picture)
+}
 
 fn wrong<T>(path: &str, message: impl Into<String>) -> Result<T> {
     Err(FileCatalogError::Shape { path: path.to_owned(), message: message.into() })

@@ -70,6 +70,8 @@ pub enum Why {
     Exempt,
     /// An entry of people is there now.
     Manual,
+    /// An admin wants the masks of this revision back.
+    Rollback(u64),
 }
 
 /// An entry of people on a tagged column.

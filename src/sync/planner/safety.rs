@@ -30,7 +30,7 @@ pub fn hold_back(plan: &mut Plan, since: &mut MissingSince, now: SystemTime, hol
     plan.changes.retain(|change| {
         let of_the_catalog = match change.why {
             Why::Tag(_) | Why::TagGone | Why::ColumnGone | Why::TableGone => true,
-            Why::OutOfScope | Why::Exempt | Why::Manual => false,
+            Why::OutOfScope | Why::Exempt | Why::Manual | Why::Rollback(_) => false,
         };
         if !change.loosens || !of_the_catalog {
             return true;

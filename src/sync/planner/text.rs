@@ -18,6 +18,7 @@ impl fmt::Display for Why {
             Why::OutOfScope => f.write_str("the table is no longer in the subject's scopes"),
             Why::Exempt => f.write_str("the subject is an admin subject"),
             Why::Manual => f.write_str("an entry made by hand stands there now"),
+            Why::Rollback(revision) => write!(f, "as it was in revision {revision}"),
         }
     }
 }

@@ -4,11 +4,12 @@
 //! beside it, synced, and renamed. Writers of this kind keep out of each other's way by a lock file.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::{PublishError, Published, Publisher, Version};
 use crate::document::{DOCUMENT_LIMIT, Document};
+use crate::sync::disk;
 
 /// A document in a file; the folder has to be writable for publishing, and for reading need not be.
 #[derive(Clone, Debug)]
@@ -98,19 +99,7 @@ fn replace(path: &Path, expected: &Version, new: &[u8]) -> Result<Version, Publi
     let permissions = fs::metadata(&path).map_err(&failed)?.permissions();
     // One name for all times: what a crash left behind is written over.
     let beside = beside(&path, ".new")?;
-    let write = || -> io::Result<()> {
-        let mut file = File::create(&beside)?;
-        file.set_permissions(permissions)?;
-        file.write_all(new)?;
-        file.sync_all()?;
-        fs::rename(&beside, &path)?;
-        // The name, too, has to be on the disk.
-        if let Some(folder) = path.parent() {
-            File::open(folder)?.sync_all()?;
-        }
-        Ok(())
-    };
-    write().map_err(&failed)?;
+    disk::replace(&path, &beside, new, Some(permissions)).map_err(&failed)?;
     if text(&path)? != new {
         return Err(PublishError::Verify);
     }
