@@ -14,10 +14,12 @@
 //! | 1 | [`sql`], [`wire`], [`config`] | text to tree; bytes to frames; settings to validated types |
 //! | 1 | [`audit`] | events, their OCSF form, the spool on disk |
 //! | 0 | [`document`] | the policy document as people and the loop write it |
+//! | 0 | [`client`] | HTTP clients: what they trust, and what bounds them |
 //! | 0 | [`ids`], [`sqlstate`], [`metrics`], [`status`] | names, codes, handles |
 
 pub mod app;
 pub mod audit;
+pub mod client;
 pub mod config;
 pub mod document;
 pub mod guard;

@@ -17,7 +17,7 @@ const RANKS: &[(u8, &[&str])] = &[
     (3, &["mask", "upstream"]),
     (2, &["guard", "policy"]),
     (1, &["sql", "wire", "audit", "config"]),
-    (0, &["ids", "document", "sqlstate", "metrics", "status"]),
+    (0, &["client", "ids", "document", "sqlstate", "metrics", "status"]),
 ];
 
 /// Within a rank: names and label enums are everybody's, also at the bottom.

@@ -113,12 +113,18 @@ impl Unheard {
     }
 }
 
+enum From {
+    Oldest,
+    Newest,
+}
+
 enum Call {
     Intend(Box<Event>, oneshot::Sender<Result<u64>>),
     Complete(u64, Box<Event>, oneshot::Sender<Result<()>>),
     Record(Box<Event>, oneshot::Sender<Result<()>>),
     Intents(oneshot::Sender<Result<Vec<Waiting>>>),
-    Oldest {
+    Some {
+        from: From,
         count: usize,
         bytes: usize,
         answer: oneshot::Sender<Result<Vec<Waiting>>>,
@@ -202,7 +208,15 @@ impl Journal {
     /// # Errors
     /// The disk's.
     pub async fn oldest(&self, count: usize, bytes: usize) -> Result<Vec<Waiting>> {
-        self.ask(|answer| Call::Oldest { count, bytes, answer }).await
+        self.ask(|answer| Call::Some { from: From::Oldest, count, bytes, answer }).await
+    }
+
+    /// The newest events, newest first, within the same bounds.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn newest(&self, count: usize, bytes: usize) -> Result<Vec<Waiting>> {
+        self.ask(|answer| Call::Some { from: From::Newest, count, bytes, answer }).await
     }
 
     /// Forgets events that the sink has for certain.
@@ -380,8 +394,11 @@ impl Keeper {
             Call::Intents(answer) => {
                 let _ = answer.send(self.with(Spool::intents));
             }
-            Call::Oldest { count, bytes, answer } => {
-                let _ = answer.send(self.with(|spool| spool.oldest(count, bytes)));
+            Call::Some { from, count, bytes, answer } => {
+                let _ = answer.send(self.with(|spool| match from {
+                    From::Oldest => spool.oldest(count, bytes),
+                    From::Newest => spool.newest(count, bytes),
+                }));
             }
             Call::Flush(answer) | Call::End(answer) => {
                 self.hear(notes, taken);

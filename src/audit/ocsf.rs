@@ -37,6 +37,11 @@ pub fn lines(event: &Event, style: Style) -> Vec<String> {
     }
 }
 
+/// `metadata.uid` of one line of an event that is `parts` lines.
+pub fn uid(event: &Event, part: usize, parts: usize) -> String {
+    if parts <= 1 { event.id.to_string() } else { format!("{}-{part}", event.id) }
+}
+
 /// OCSF's triple of numbers, with `type_uid` as it is defined.
 struct Class {
     category: u32,
@@ -145,10 +150,7 @@ fn policy_run(event: &Event, run: &PolicyRun, style: Style) -> Vec<String> {
         );
         if let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("correlation_uid".into(), (*event.id).into());
-            metadata.insert(
-                "uid".into(),
-                if parts == 1 { event.id.to_string() } else { format!("{}-{part}", event.id) }.into(),
-            );
+            metadata.insert("uid".into(), uid(event, part, parts).into());
             metadata.insert("sequence".into(), part.into());
         }
         map
@@ -242,7 +244,7 @@ fn lost(event: &Event, lost: Lost) -> Map<String, Value> {
         activity_name: "Query",
     };
     let message = format!(
-        "{} refusal(s) and {} read(s) were counted and not kept: the audit spool was full",
+        "{} refusal(s) and {} read(s) were counted and not kept: there was no room for them",
         lost.refusals, lost.reads
     );
     let mut map = base(event, "fedgate", &class, Severity::Medium, message);

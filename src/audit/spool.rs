@@ -238,17 +238,17 @@ impl Spool {
     pub fn oldest(&self, count: usize, bytes: usize) -> Result<Vec<Waiting>> {
         let transaction = self.database.begin_read()?;
         let table = transaction.open_table(EVENTS)?;
-        let mut found = Vec::new();
-        let mut size = 0;
-        for entry in table.iter()?.take(count) {
-            let entry = entry?;
-            size += entry.1.value().len();
-            if size > bytes && !found.is_empty() {
-                break;
-            }
-            found.push(waiting(&entry)?);
-        }
-        Ok(found)
+        some(table.iter()?, count, bytes)
+    }
+
+    /// The newest events, newest first, within the same bounds.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn newest(&self, count: usize, bytes: usize) -> Result<Vec<Waiting>> {
+        let transaction = self.database.begin_read()?;
+        let table = transaction.open_table(EVENTS)?;
+        some(table.iter()?.rev(), count, bytes)
     }
 
     /// Forgets events that a sink has for certain. Numbers that are not there are no error: a delivery may be told twice.
@@ -316,6 +316,24 @@ type Entry<'t> = (redb::AccessGuard<'t, u64>, redb::AccessGuard<'t, &'static [u8
 
 fn waiting(entry: &Entry<'_>) -> Result<Waiting> {
     Ok(Waiting { number: entry.0.value(), event: serde_json::from_slice(entry.1.value())? })
+}
+
+fn some<'t>(
+    entries: impl Iterator<Item = std::result::Result<Entry<'t>, redb::StorageError>>,
+    count: usize,
+    bytes: usize,
+) -> Result<Vec<Waiting>> {
+    let mut found = Vec::new();
+    let mut size = 0;
+    for entry in entries.take(count) {
+        let entry = entry?;
+        size += entry.1.value().len();
+        if size > bytes && !found.is_empty() {
+            break;
+        }
+        found.push(waiting(&entry)?);
+    }
+    Ok(found)
 }
 
 fn totals(table: &impl ReadableTable<(), &'static [u8]>) -> Result<Totals> {
