@@ -3,6 +3,8 @@
 //! Invariant: pure. Bytes of its answers in, a whole [`Picture`] or an error out; what was not asked for,
 //! not answered or cut off is never read as "no tags".
 
+mod client;
+pub mod event;
 mod fqn;
 
 use std::collections::{BTreeMap, HashSet};
@@ -13,6 +15,7 @@ use serde::de::IgnoredAny;
 
 use super::{Column, Label, LabelState, Picture, Table};
 
+pub use client::{ClientError, OpenMetadata};
 pub use fqn::{FqnError, split};
 
 /// How the operator wants a catalog of many services to be read.
@@ -103,7 +106,8 @@ struct ClassificationAnswer {
 pub struct Assembly<'r> {
     reading: &'r Reading,
     picture: Picture,
-    cursors: HashSet<String>,
+    /// Each list's own: two lists may call their pages the same.
+    cursors: HashSet<(&'static str, String)>,
     read: u64,
     total: u64,
     /// Tables of services that no catalog stands for.
@@ -127,7 +131,7 @@ impl<'r> Assembly<'r> {
         for table in page.data {
             self.table(table)?;
         }
-        self.next(page.paging)
+        self.next("tables", page.paging)
     }
 
     /// Takes an answer of `GET /api/v1/classifications`; the cursor of the next page, if there is one.
@@ -142,7 +146,7 @@ impl<'r> Assembly<'r> {
                 self.picture.disabled.insert(classification.name.into());
             }
         }
-        self.next(page.paging)
+        self.next("classifications", page.paging)
     }
 
     /// The picture, once the last page of tables was taken. `before` is how many tables the last one had.
@@ -164,40 +168,60 @@ impl<'r> Assembly<'r> {
         self.unmapped
     }
 
-    fn next(&mut self, paging: Paging) -> Result<Option<String>, PictureError> {
+    fn next(&mut self, list: &'static str, paging: Paging) -> Result<Option<String>, PictureError> {
         let Some(after) = paging.after.filter(|after| !after.is_empty()) else { return Ok(None) };
-        if !self.cursors.insert(after.clone()) {
+        if !self.cursors.insert((list, after.clone())) {
             return Err(PictureError::SamePage);
         }
         Ok(Some(after))
     }
 
-    fn table(&mut self, table: TableAnswer) -> Result<(), PictureError> {
-        if table.deleted {
+    fn table(&mut self, answer: TableAnswer) -> Result<(), PictureError> {
+        if answer.deleted {
             return Ok(());
         }
-        let parts = split(&table.fully_qualified_name)
-            .map_err(|error| PictureError::Name { name: table.fully_qualified_name.clone(), error })?;
-        let [service, database, schema, name] = parts;
-        let catalogs = &self.reading.catalogs;
-        let whole = format!("{}.{}", fqn::quoted(&service), fqn::quoted(&database));
-        let Some(catalog) = catalogs.get(&whole).or_else(|| catalogs.get(&fqn::quoted(&service))) else {
-            self.unmapped += 1;
-            return Ok(());
-        };
-        let asked = |columns: Option<Vec<ColumnAnswer>>| {
-            columns.ok_or_else(|| PictureError::NotAsked(table.fully_qualified_name.clone()))
-        };
-        let columns = self.columns(asked(table.columns)?).map_err(|column| {
-            PictureError::NotAsked(format!("{}, column {column}", table.fully_qualified_name))
-        })?;
-        self.picture.tables.push(Table {
-            catalog: Arc::clone(catalog),
-            schema: schema.into(),
-            name: name.into(),
-            columns,
-        });
+        match self.reading.of_answer(answer)? {
+            Some(table) => self.picture.tables.push(table),
+            None => self.unmapped += 1,
+        }
         Ok(())
+    }
+}
+
+impl Reading {
+    /// The table that an answer of `GET /api/v1/tables/name/…` describes; `None`: it is deleted, or of no catalog.
+    ///
+    /// # Errors
+    /// As [`Assembly::tables`].
+    fn table(&self, answer: &[u8]) -> Result<Option<Table>, PictureError> {
+        let answer: TableAnswer = whole(answer)?;
+        if answer.deleted { Ok(None) } else { self.of_answer(answer) }
+    }
+
+    /// Catalog, schema and table of a name; `None`: its service is no catalog here.
+    fn place(&self, name: &str) -> Result<Option<(Arc<str>, String, String)>, FqnError> {
+        let [service, database, schema, table] = match split(name) {
+            Ok(parts) => parts,
+            // Whatever somebody else's service calls its tables is nobody's trouble here.
+            Err(error) => {
+                let mine = |known: &String| name.starts_with(known.as_str());
+                return if self.catalogs.keys().any(mine) { Err(error) } else { Ok(None) };
+            }
+        };
+        let whole = format!("{}.{}", fqn::quoted(&service), fqn::quoted(&database));
+        let catalog = self.catalogs.get(&whole).or_else(|| self.catalogs.get(&fqn::quoted(&service)));
+        Ok(catalog.map(|catalog| (Arc::clone(catalog), schema, table)))
+    }
+
+    fn of_answer(&self, answer: TableAnswer) -> Result<Option<Table>, PictureError> {
+        let TableAnswer { fully_qualified_name: full, columns, .. } = answer;
+        let place = self.place(&full).map_err(|error| PictureError::Name { name: full.clone(), error })?;
+        let Some((catalog, schema, name)) = place else { return Ok(None) };
+        let columns = columns.ok_or_else(|| PictureError::NotAsked(full.clone()))?;
+        let columns = self
+            .columns(columns)
+            .map_err(|column| PictureError::NotAsked(format!("{full}, column {column}")))?;
+        Ok(Some(Table { catalog, schema: schema.into(), name: name.into(), columns }))
     }
 
     /// The name of the column that came without tags, if one did. As deep as the JSON reader goes.
@@ -214,7 +238,7 @@ impl<'r> Assembly<'r> {
     }
 
     fn label(&self, answer: LabelAnswer) -> Option<Label> {
-        if answer.source.as_deref() == Some("Glossary") && !self.reading.glossaries {
+        if answer.source.as_deref() == Some("Glossary") && !self.glossaries {
             return None;
         }
         let state = match answer.state.as_deref() {
@@ -226,12 +250,17 @@ impl<'r> Assembly<'r> {
 }
 
 fn envelope<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<Envelope<T>, PictureError> {
-    let mut reader = serde_json::Deserializer::from_slice(answer);
-    let page: Envelope<T> = serde_path_to_error::deserialize(&mut reader)
-        .map_err(|error| PictureError::Json(format!("at {}: {}", error.path(), error.inner())))?;
-    reader.end().map_err(|error| PictureError::Json(error.to_string()))?;
+    let page: Envelope<T> = whole(answer)?;
     match page.errors.as_ref().map_or(0, Vec::len) {
         0 => Ok(page),
         count => Err(PictureError::Errors(count)),
     }
+}
+
+fn whole<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<T, PictureError> {
+    let mut reader = serde_json::Deserializer::from_slice(answer);
+    let value: T = serde_path_to_error::deserialize(&mut reader)
+        .map_err(|error| PictureError::Json(format!("at {}: {}", error.path(), error.inner())))?;
+    reader.end().map_err(|error| PictureError::Json(error.to_string()))?;
+    Ok(value)
 }
