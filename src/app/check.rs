@@ -10,6 +10,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
+use crate::app::audit;
 use crate::app::behind;
 use crate::app::grants::{self, Grants};
 use crate::config::{self, Auth, Config, Finding, Severity, TlsMode, Users};
@@ -59,6 +60,9 @@ struct Report {
     gateway: Vec<String>,
     findings: Vec<Finding>,
     sources: Vec<SourceReport>,
+    /// Why the audit sink does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,6 +97,12 @@ pub fn findings(config: &Config) -> Vec<Finding> {
         if let Err(error) = upstream::Source::new(source.clone()) {
             add(Severity::Problem, "tls", error.to_string());
         }
+    }
+    if let Some(section) = &config.audit
+        && let Err(error) = audit::check(section)
+    {
+        let (source, key) = (None, "audit".to_owned());
+        findings.push(Finding { severity: Severity::Problem, source, key, message: error.to_string() });
     }
     findings
 }
@@ -146,6 +156,11 @@ pub async fn run(
         for (entry, source) in report.sources.iter_mut().zip(&config.sources) {
             entry.live = Some(live(source.clone()).await);
         }
+        if let Some(section) = &config.audit
+            && let Err(error) = audit::dial(section).await
+        {
+            report.audit = Some(error.to_string());
+        }
     }
     report.answer = report.judge();
     if args.json {
@@ -193,6 +208,7 @@ fn report(file: &Path, config: &Config) -> Report {
         answer: Answer::Yes,
         gateway: gateway_facts(config),
         findings: of(None),
+        audit: None,
         sources: config
             .sources
             .iter()
@@ -233,6 +249,7 @@ fn gateway_facts(config: &Config) -> Vec<String> {
         Some(http) => format!("HTTP on {}", http.listen),
         None => "HTTP: off".to_owned(),
     });
+    facts.push(config.audit.as_ref().map_or_else(|| "audit trail: off".to_owned(), audit::fact));
     facts
 }
 
@@ -292,7 +309,7 @@ impl Report {
 
     /// What could not be answered outweighs what is no: it may hide more of it.
     fn judge(&self) -> Answer {
-        if self.sources.iter().any(SourceReport::unreachable) {
+        if self.sources.iter().any(SourceReport::unreachable) || self.audit.is_some() {
             Answer::Unknown
         } else if self.all_findings().any(|finding| finding.severity == Severity::Problem)
             || self.sources.iter().any(SourceReport::drifted)
@@ -308,6 +325,9 @@ impl Report {
         page.line(0, "", &format!("{}: can be read", self.file.display()));
         page.line(0, "", "gateway");
         page.facts(&self.gateway, &self.findings);
+        if let Some(error) = &self.audit {
+            page.line(1, "problem: ", &format!("the audit trail would not arrive now: {error}"));
+        }
         for source in &self.sources {
             let mark = if source.read_only { "read-only" } else { "OPEN FOR WRITES" };
             page.line(0, "", &format!("source {} ({mark})", source.name));

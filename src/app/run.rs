@@ -1,7 +1,8 @@
 //! `fedgate run`: load, build, listen, serve, drain.
 //!
 //! Invariant: the order of the end is fixed: new clients are turned away, running statements finish,
-//! what is left is told, threads end, and the HTTP side ends last so that it can say what happens.
+//! what is left is told, the audit trail is written down, threads end, and the HTTP side ends last so that it can say
+//! what happens.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,9 +18,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::audit::Audit;
 use super::sources::Sources;
 use super::workers::{Spawner, Workers};
-use crate::config::{Auth, Config, UsersFile};
+use crate::config::{AuditSection, Auth, Config, UsersFile};
 use crate::guard::VerdictCache;
 use crate::metrics::{Metrics, Outcome, StartupFailure};
 use crate::session::{self, Cancels, Drain, Keepsakes, Shared, Throttle, Tls};
@@ -52,6 +54,8 @@ pub enum RunError {
     Trust { address: SocketAddr },
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
+    #[error(transparent)]
+    Audit(#[from] super::audit::AuditError),
     #[error("cannot set up metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
@@ -97,6 +101,8 @@ struct Gateway {
     shared: watch::Sender<Arc<Shared>>,
     metrics: Arc<Metrics>,
     files: Files,
+    /// The audit trail that runs, whatever a later configuration says.
+    audited: Option<AuditSection>,
 }
 
 impl Gateway {
@@ -106,6 +112,7 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new()?);
         let status = Status::new();
         let (drain, draining) = watch::channel(Drain::Not);
+        let audit = config.audit.as_ref().map(|section| Audit::start(section, &metrics.audit)).transpose()?;
         let kept = Arc::new(Keepsakes {
             cancels: Arc::new(Cancels::default()),
             throttle: Throttle::default(),
@@ -117,6 +124,7 @@ impl Gateway {
                 panics: metrics.panics.clone(),
             })?,
             drain: draining.clone(),
+            trail: audit.as_ref().map(Audit::trail),
         });
 
         let mut listeners = Vec::new();
@@ -162,7 +170,8 @@ impl Gateway {
         }
         status.set_phase(Phase::Ready);
 
-        let mut gateway = Self { path: path.to_owned(), sources, bound, shared, metrics, files };
+        let audited = config.audit;
+        let mut gateway = Self { path: path.to_owned(), sources, bound, shared, metrics, files, audited };
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -189,6 +198,10 @@ impl Gateway {
         if !workers.idle(LAST_WORD).await {
             tracing::warn!(clients = clients.load(Ordering::Relaxed), "sessions left behind");
         }
+        if let Some(audit) = audit {
+            // Last: sessions and whatever changes policy have told what they had to tell.
+            audit.end().await;
+        }
         tracing::info!("ended");
         Ok(())
     }
@@ -204,6 +217,9 @@ impl Gateway {
                 || config.gateway.worker_threads != running.gateway.worker_threads
             {
                 tracing::warn!("gateway.listen and the threads take effect at the next start");
+            }
+            if config.audit != self.audited {
+                tracing::warn!("audit takes effect at the next start");
             }
             may_trust(&config.gateway.auth, &self.bound)?;
             let files = Files::of(&self.path, &config, &self.files);

@@ -46,6 +46,8 @@ pub enum SpoolError {
     InUse { file: String },
     #[error("the audit spool's folder {folder} cannot be made: {error}")]
     Folder { folder: String, error: std::io::Error },
+    #[error("the audit spool's file {file} cannot be used: {error}")]
+    File { file: String, error: std::io::Error },
     #[error("the audit spool cannot be used: {0}")]
     Storage(#[from] redb::Error),
     #[error("the audit spool holds an entry that cannot be read: {0}")]
@@ -112,6 +114,23 @@ impl Spool {
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         made.map_err(|error| SpoolError::Folder { folder: folder.display().to_string(), error })?;
         Self::open(&folder.join(FILE), bounds)
+    }
+
+    /// Whether a spool could be in this folder, as far as that can be told without making, locking or changing it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(folder: &Path) -> Result<()> {
+        if let Err(error) = is_folder(folder) {
+            return Err(SpoolError::Folder { folder: folder.display().to_string(), error });
+        }
+        let file = folder.join(FILE);
+        match std::fs::OpenOptions::new().read(true).write(true).open(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(SpoolError::File { file: file.display().to_string(), error })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Opens or makes the spool in this file.
@@ -309,6 +328,20 @@ impl Spool {
         transaction.commit()?;
         Ok(result)
     }
+}
+
+/// Is this a folder, or could one be made there?
+pub(super) fn is_folder(path: &Path) -> std::io::Result<()> {
+    for place in path.ancestors() {
+        let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
+        match std::fs::metadata(place) {
+            Ok(there) if there.is_dir() => return Ok(()),
+            Ok(_) => return Err(std::io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(std::io::ErrorKind::NotFound.into())
 }
 
 type Entries<'t> = redb::Table<'t, u64, &'static [u8]>;
