@@ -43,9 +43,11 @@ macro_rules! label {
 }
 
 mod audit;
+mod http;
 mod sync;
 
 pub use audit::{AuditFailure, AuditMetrics};
+pub use http::{HttpMetrics, HttpRefusal, Push};
 pub use sync::{RunOutcome, SyncFailure, SyncMetrics};
 
 label! {
@@ -207,6 +209,8 @@ pub struct Metrics {
     pub panics: IntCounter,
     /// `fedgate_audit_…`
     pub audit: AuditMetrics,
+    /// `fedgate_http_…` and `fedgate_catalog_…`
+    pub http: HttpMetrics,
     /// `akko_policy_sync_…` and `fedgate_sync_…`
     pub sync: SyncMetrics,
     connections: ByLabel<ConnectionOutcome, IntCounter>,
@@ -321,6 +325,7 @@ impl Metrics {
                 "Defects of the gateway that ended a session; each is worth a report.",
             )?,
             audit: AuditMetrics::new(&registry)?,
+            http: HttpMetrics::new(&registry)?,
             sync: SyncMetrics::new(&registry)?,
             connections: ByLabel::new(|outcome| connections.with_label_values(&[outcome])),
             startup_failures: ByLabel::new(|reason| startup_failures.with_label_values(&[reason])),
