@@ -10,8 +10,10 @@ pub mod explain;
 mod explain_args;
 mod grants;
 pub mod logging;
+mod policy_loop;
 mod run;
 mod sources;
+mod sync;
 pub mod users;
 mod workers;
 

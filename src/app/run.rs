@@ -19,10 +19,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::audit::Audit;
+use super::policy_loop::{LoopError, PolicyLoop, Sections};
 use super::sources::Sources;
 use super::workers::{Spawner, Workers};
-use crate::config::{AuditSection, Auth, Config, UsersFile};
+use crate::audit::journal::Journal;
+use crate::config::{AuditSection, Auth, Config, HttpAuth, UsersFile};
 use crate::guard::VerdictCache;
+use crate::http::{Door, Issuer, Keys, SyncView};
 use crate::metrics::{Metrics, Outcome, StartupFailure};
 use crate::session::{self, Cancels, Drain, Keepsakes, Shared, Throttle, Tls};
 use crate::status::{Phase, Status};
@@ -58,6 +61,10 @@ pub enum RunError {
     Audit(#[from] super::audit::AuditError),
     #[error("cannot set up metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    #[error("the sync loop cannot start: {0}")]
+    Loop(#[from] LoopError),
+    #[error("http.auth: {0}")]
+    Keys(#[from] crate::client::ClientError),
 }
 
 /// Runs the gateway until a signal ends it.
@@ -103,12 +110,19 @@ struct Gateway {
     files: Files,
     /// The audit trail that runs, whatever a later configuration says.
     audited: Option<AuditSection>,
+    journal: Option<Journal>,
+    /// What the loop goes by, and what a reload wants it to go by.
+    sections: Sections,
+    wanted: Option<Sections>,
+    policy_loop: Option<PolicyLoop>,
+    view: watch::Sender<Option<SyncView>>,
 }
 
 impl Gateway {
     async fn run(path: &Path, config: Config, workers: &Workers) -> Result<(), RunError> {
         let mut end = End::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut run_now = signal(SignalKind::user_defined1())?;
         let metrics = Arc::new(Metrics::new()?);
         let status = Status::new();
         let (drain, draining) = watch::channel(Drain::Not);
@@ -139,6 +153,11 @@ impl Gateway {
         let files = Files::of(path, &config, &Files::default());
         let shared = watch::Sender::new(Arc::new(share(&config, &mut sources)?));
 
+        let sections = Sections::of(&config);
+        let journal = audit.as_ref().map(|audit| audit.journal.clone());
+        let policy_loop = PolicyLoop::start(&sections, journal.clone(), &metrics.sync)?;
+        let view = watch::Sender::new(policy_loop.as_ref().map(|policy_loop| policy_loop.view.clone()));
+
         let mut tasks = JoinSet::new();
         if let Some(listener) = http {
             let address = listener.local_addr()?;
@@ -148,7 +167,18 @@ impl Gateway {
                 let _ = stop.wait_for(|drain| *drain == Drain::Now).await;
             };
             tracing::info!(%address, "http listening");
-            let parts = crate::http::Parts { metrics: Arc::clone(&metrics), status: status.subscribe() };
+            let door = match config.http.as_ref().map(|http| &http.auth) {
+                Some(HttpAuth::Jwt(auth)) => {
+                    Door::Jwt(Box::new(Issuer { auth: auth.clone(), keys: Keys::new(&auth.keys)? }))
+                }
+                Some(HttpAuth::None) | None => Door::Open,
+            };
+            let parts = crate::http::Parts {
+                metrics: Arc::clone(&metrics),
+                status: status.subscribe(),
+                door: Arc::new(door),
+                sync: view.subscribe(),
+            };
             tasks.spawn(crate::http::serve(listener, parts, stop));
         }
         let clients = Arc::new(AtomicUsize::new(0));
@@ -170,8 +200,20 @@ impl Gateway {
         }
         status.set_phase(Phase::Ready);
 
-        let audited = config.audit;
-        let mut gateway = Self { path: path.to_owned(), sources, bound, shared, metrics, files, audited };
+        let mut gateway = Self {
+            path: path.to_owned(),
+            sources,
+            bound,
+            shared,
+            metrics,
+            files,
+            audited: config.audit,
+            journal,
+            sections,
+            wanted: None,
+            policy_loop,
+            view,
+        };
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -183,7 +225,9 @@ impl Gateway {
                         gateway.reload("a changed file");
                     }
                 }
+                _ = run_now.recv() => gateway.run_now(),
             }
+            gateway.turn_loop().await;
         }
 
         let at_most = gateway.shared.borrow().gateway.drain_timeout;
@@ -197,6 +241,9 @@ impl Gateway {
         drain.send_replace(Drain::Now);
         if !workers.idle(LAST_WORD).await {
             tracing::warn!(clients = clients.load(Ordering::Relaxed), "sessions left behind");
+        }
+        if let Some(policy_loop) = gateway.policy_loop.take() {
+            policy_loop.end().await;
         }
         if let Some(audit) = audit {
             // Last: sessions and whatever changes policy have told what they had to tell.
@@ -224,10 +271,11 @@ impl Gateway {
             may_trust(&config.gateway.auth, &self.bound)?;
             let files = Files::of(&self.path, &config, &self.files);
             let shared = share(&config, &mut self.sources)?;
-            Ok((files, shared))
+            Ok((files, shared, Sections::of(&config)))
         });
         match reloaded {
-            Ok((files, shared)) => {
+            Ok((files, shared, sections)) => {
+                self.wanted = (sections != self.sections).then_some(sections);
                 self.files = files;
                 self.shared.send_replace(Arc::new(shared));
                 self.metrics.config_reload(Outcome::Ok);
@@ -238,6 +286,37 @@ impl Gateway {
                 tracing::error!(why, %error, "the new configuration cannot be used; the old one stays");
             }
         }
+    }
+}
+
+impl Gateway {
+    /// SIGUSR1.
+    fn run_now(&self) {
+        match &self.policy_loop {
+            Some(policy_loop) => match policy_loop.view.handle.signal() {
+                Ok(()) => tracing::info!("SIGUSR1: the sync loop runs"),
+                Err(error) => tracing::warn!(%error, "SIGUSR1 found no place"),
+            },
+            None => tracing::info!("SIGUSR1: the sync loop is off"),
+        }
+    }
+
+    /// After a reload: a loop whose sections have changed ends, and one by the new sections begins.
+    async fn turn_loop(&mut self) {
+        let Some(sections) = self.wanted.take() else { return };
+        if let Some(policy_loop) = self.policy_loop.take() {
+            self.view.send_replace(None);
+            policy_loop.end().await;
+        }
+        match PolicyLoop::start(&sections, self.journal.clone(), &self.metrics.sync) {
+            Ok(policy_loop) => self.policy_loop = policy_loop,
+            Err(error) => {
+                self.metrics.config_reload(Outcome::Failed);
+                tracing::error!(%error, "the sync loop is off until its configuration can be used");
+            }
+        }
+        self.view.send_replace(self.policy_loop.as_ref().map(|policy_loop| policy_loop.view.clone()));
+        self.sections = sections;
     }
 }
 

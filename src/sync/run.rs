@@ -134,7 +134,9 @@ impl<C: Catalog, P: Publisher, T: Trail> Loop<C, P, T> {
     /// # Errors
     /// As the run.
     pub async fn once(&mut self, request: Request) -> Result<(), RunError> {
-        self.cycle.reconcile().await?;
+        if !matches!(&request, Request::Run { ask, .. } if ask.dry_run) {
+            self.cycle.reconcile().await?;
+        }
         let mut batch = Batch::default();
         batch.take(request, Duration::ZERO);
         let _ = self.work(batch).await;
