@@ -138,6 +138,19 @@ impl Spool {
     /// # Errors
     /// The file cannot be used, or another process has it open.
     pub fn open(file: &Path, bounds: Bounds) -> Result<Self> {
+        // A file that a crash has left half made is none, and would be an error for ever: it gets its name when it is
+        // whole.
+        if !file.exists() {
+            let beside = file.with_extension("new");
+            drop(Database::builder().set_cache_size(CACHE).create(&beside).or_else(|error| match error {
+                DatabaseError::DatabaseAlreadyOpen => Err(error),
+                _ => {
+                    std::fs::remove_file(&beside)?;
+                    Database::builder().set_cache_size(CACHE).create(&beside)
+                }
+            })?);
+            std::fs::rename(&beside, file).map_err(|error| SpoolError::Storage(redb::Error::Io(error)))?;
+        }
         let mut database =
             Database::builder().set_cache_size(CACHE).create(file).map_err(|error| match error {
                 DatabaseError::DatabaseAlreadyOpen => SpoolError::InUse { file: file.display().to_string() },

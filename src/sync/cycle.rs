@@ -135,6 +135,7 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
     /// The trail or the document cannot be read; nothing is settled then.
     pub async fn reconcile(&mut self) -> Result<(), RunError> {
         let intents = self.parts.trail.intents().await.map_err(audit)?;
+        let known = self.parts.history.list(usize::MAX);
         let pending = self.parts.history.pending();
         if intents.is_empty() && pending.is_empty() {
             return Ok(());
@@ -149,7 +150,11 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
         for intent in intents {
             let mut event = intent.event;
             let mine = |revision: &&Revision| revision.run.as_ref() == Some(&event.id);
-            let published = pending.iter().filter(mine).any(came_into_force);
+            let published = known.iter().filter(mine).any(|revision| match revision.state {
+                State::Published => true,
+                State::Pending => came_into_force(revision),
+                State::Discarded => false,
+            });
             if let What::PolicyRun(run) = &mut event.what {
                 run.outcome = Outcome::Interrupted { published };
                 if !published {
