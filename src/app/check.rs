@@ -326,7 +326,7 @@ impl Report {
         page.line(0, "", "gateway");
         page.facts(&self.gateway, &self.findings);
         if let Some(error) = &self.audit {
-            page.line(1, "problem: ", &format!("the audit trail would not arrive now: {error}"));
+            page.line(1, "problem: live: ", error);
         }
         for source in &self.sources {
             let mark = if source.read_only { "read-only" } else { "OPEN FOR WRITES" };

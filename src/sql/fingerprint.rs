@@ -8,10 +8,10 @@ use sha2::{Digest, Sha256};
 use super::keyword::Category;
 use super::lexer::{self, Item, Kind, Lexer, Token};
 
-/// Texts that are longer are alike.
-const LONGEST: usize = 1 << 20;
-/// Pieces, lists of constants counted once; what is behind them is left out.
-const PIECES: usize = 16 << 10;
+/// Of a longer text only its beginning counts, so that no thread that relays is held up: it has to be read on it.
+const LONGEST: usize = 64 << 10;
+/// Pieces of such a beginning, lists of constants counted once: up to where most long texts begin to list values.
+const BEGINNING: usize = 16;
 
 /// 128 bits of SHA-256 over [`normalised`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,10 +79,8 @@ fn write(pieces: &[Piece<'_>], mut out: impl FnMut(&str)) {
 }
 
 fn pieces(text: &[u8]) -> Vec<Piece<'_>> {
-    let Some(text) = Some(text).filter(|text| text.len() <= LONGEST).and_then(|text| lexer::utf8(text).ok())
-    else {
-        return vec![Piece::Rest];
-    };
+    let Ok(text) = lexer::utf8(text) else { return vec![Piece::Rest] };
+    let most = if text.len() > LONGEST { BEGINNING } else { usize::MAX };
     let mut pieces = Vec::with_capacity((text.len() / 5).min(256));
     let mut lexer = Lexer::new(text);
     loop {
@@ -95,7 +93,7 @@ fn pieces(text: &[u8]) -> Vec<Piece<'_>> {
                 return pieces;
             }
         };
-        if pieces.len() >= PIECES {
+        if pieces.len() >= most || token.start >= LONGEST {
             pieces.push(Piece::Rest);
             return pieces;
         }
@@ -211,9 +209,13 @@ mod tests {
             assert_eq!(normalised(text.as_bytes()), want, "{text}");
         }
         assert_eq!(normalised(b"SELECT '\xff'"), "…");
-        assert_eq!(normalised(&vec![b' '; LONGEST + 1]), "…");
-        let many = format!("SELECT {}1", "a+".repeat(PIECES));
-        assert!(normalised(many.as_bytes()).ends_with('…'));
+        let list =
+            |count: usize| format!("INSERT INTO t (a, b) VALUES {}(1, 'x')", "(12, 'yz'), ".repeat(count));
+        assert_eq!(normalised(list(9).as_bytes()), "insert into t ( a , b ) values ( ? )");
+        let [long, longer] = [7_000, 70_000].map(|count| normalised(list(count).as_bytes()));
+        assert_eq!((&*long, &long), ("insert into t ( a , b ) values ( ? ) , ( ? , …", &longer));
+        let many = format!("SELECT {}1", "a+".repeat(LONGEST));
+        assert_eq!(normalised(many.as_bytes()), format!("select {}a …", "a + ".repeat(7)));
     }
 
     #[test]
