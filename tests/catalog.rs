@@ -46,7 +46,7 @@ fn server() -> OpenMetadata {
 fn tagged(picture: &Picture) -> Vec<String> {
     let mut found = Vec::new();
     for table in &picture.tables {
-        for column in &table.columns {
+        for column in table.columns.iter() {
             for label in column.all_labels() {
                 found.push(format!("{}.{}.{} {:?}", table.name, column.name, label.tag, label.state));
             }
@@ -84,9 +84,29 @@ async fn what_is_not_whole_is_no_picture() {
     let client = Client::new(section(&server, folder.path())).unwrap();
     let before = client.read(0).await.unwrap().tables.len();
     let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    let long = "x".repeat(100_000);
+    let text = |text: &str| Fault::Text(text.to_owned());
     let cases: Vec<(Fault, &str)> = vec![
         (Fault::LyingTotal, "speaks of"),
-        (Fault::SamePage, "same page twice"),
+        (Fault::SamePage, "twice"),
+        (Fault::LostPage, "twice, so it may have left another table out"),
+        (Fault::Cursor(long.clone()), "cursor is longer than"),
+        (Fault::Cursor("garbage".into()), "Last unit does not have enough valid bits"),
+        (text(r#"{"data":[],"paging":{"total":0,"after":"a"}}"#), "a page with nothing on it"),
+        (text(&format!(r#"{{"data":[],"paging":{{"total":"{long}\n"}}}}"#)), "paging.total: invalid type"),
+        (
+            text(&format!(r#"{{"data":[{{"fullyQualifiedName":"pg_lab.{long}"}}],"paging":{{"total":1}}}}"#)),
+            "cannot be read",
+        ),
+        (text("{\"data\":[],\"data\":[],\"paging\":{\"total\":0}}"), "duplicate field"),
+        (text("{\"data\":[],\"paging\":{\"total\":0}} {}"), "trailing characters"),
+        (Fault::Proxy(200, "text/plain", "{}"), "not JSON"),
+        (Fault::Proxy(404, "text/html", "<h1>default backend</h1>"), "has no /api/v1/tables"),
+        (Fault::Proxy(418, "application/json", "{\"message\":[1]}"), "answers 418: no message"),
+        (
+            Fault::Proxy(403, "application/json", "{\"message\":\"not you, good.bot.token\\nx\"}"),
+            "not you, (token)",
+        ),
         (Fault::Empty, "no table at all where there were"),
         (Fault::Html, "not JSON"),
         (Fault::Errors, "reports 1 errors"),
@@ -99,15 +119,29 @@ async fn what_is_not_whole_is_no_picture() {
         (Fault::Status(403, None), "answers 403"),
     ];
     for (fault, want) in cases {
-        // On each page, since a list may change while it is read, and its last page counts.
-        for _ in 0..3 {
-            server.fault(fault.clone());
-        }
+        // However often it is asked.
+        server.always(fault.clone());
         let error = client.read(before).await.expect_err(want);
         server.no_faults();
-        assert!(matches!(error, CatalogError::NotWhole(_)), "{fault:?}: {error:?}");
-        assert!(error.to_string().contains(want), "{fault:?}: {error}");
-        assert!(!error.to_string().contains(&server.token()));
+        let said = error.to_string();
+        let fault: String = format!("{fault:?}").chars().take(100).collect();
+        assert!(
+            matches!(&error, CatalogError::NotWhole(_))
+                || matches!(&error, CatalogError::Unreachable(why) if why.contains("answers 500")),
+            "{fault}: {error:?}"
+        );
+        assert!(said.contains(want), "{fault}: {error}");
+        assert!(
+            !said.contains(&server.token()) && !said.contains('\n') && said.len() < 600,
+            "{fault}: {error}"
+        );
+    }
+    // Somebody wrote while it was read; and an order is as good as another.
+    for fault in [Fault::LyingTotal, Fault::SamePage, Fault::LostPage, Fault::Reordered] {
+        // Not the first page, which is the first page in any case.
+        server.fault(Fault::Reordered);
+        server.fault(fault.clone());
+        assert_eq!(client.read(before).await.unwrap().tables.len(), before, "{fault:?}");
     }
     // Asked for once more each, and then it is whole again.
     for fault in [
@@ -138,9 +172,11 @@ async fn a_server_that_says_nothing_more_is_left() {
         ..section(&server, folder.path())
     };
     let client = Client::new(section).unwrap();
-    server.fault(Fault::Hang);
-    let error = client.read(0).await.unwrap_err();
-    assert!(matches!(error, CatalogError::Unreachable(_)), "{error:?}");
+    for fault in [Fault::Hang, Fault::Trickle] {
+        server.fault(fault.clone());
+        let error = client.read(0).await.unwrap_err();
+        assert!(matches!(error, CatalogError::Unreachable(_)), "{fault:?}: {error:?}");
+    }
 }
 
 #[tokio::test]
@@ -202,11 +238,49 @@ async fn a_hint_reads_what_it_names() {
     server.forget_requests();
     assert_eq!(client.refresh(&last, &hint("pg_lab.../../x")).await.unwrap().tables.len(), 5);
     assert!(lists(&server) > 0);
-    server.fault(Fault::Text("{}".into()));
-    assert_eq!(client.refresh(&last, &hint(CUSTOMERS)).await.unwrap().tables.len(), 5);
+    for odd in [
+        Fault::Text("{}".into()),
+        Fault::Text(one_of_another_name()),
+        Fault::Html,
+        // Whoever stands before the server does not know that a table is gone, whatever it is that is not found.
+        Fault::Proxy(404, "text/html", "<h1>default backend</h1>"),
+        Fault::Proxy(404, "application/json", "{\"message\":\"no Route matched with those values\"}"),
+        Fault::Proxy(404, "application/json", "{\"code\":404,\"message\":\"HTTP 404 Not Found\"}"),
+        // As servers do that take no such name in an address.
+        Fault::Proxy(400, "text/html", "<h1>Ambiguous URI path separator</h1>"),
+        Fault::Proxy(414, "text/html", "<h1>URI Too Long</h1>"),
+    ] {
+        server.forget_requests();
+        server.fault(odd.clone());
+        let picture = client.refresh(&last, &hint(CUSTOMERS)).await.unwrap();
+        assert_eq!(tagged(&picture)[0], "customers.email.PII.Sensitive Confirmed", "{odd:?}");
+        assert!(lists(&server) > 0, "{odd:?}");
+    }
     server.forget_requests();
     client.refresh(&last, &Hint::all()).await.unwrap();
     assert!(lists(&server) > 0);
+}
+
+fn one_of_another_name() -> String {
+    r#"{"fullyQualifiedName":"pg_lab.shop.public.t0","columns":[]}"#.to_owned()
+}
+
+#[tokio::test]
+async fn services_that_nobody_named() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    // A name that cannot be read is the trouble of its own service.
+    server.put_absurd("pg_labels.odd\"name", &["id"]);
+    let client = Client::new(section(&server, folder.path())).unwrap();
+    assert_eq!(client.read(0).await.unwrap().tables.len(), 5);
+    // The service has another name now, perhaps: no reason to unmask everything.
+    let renamed = OpenMetadataSection {
+        services: [("pg_lab2".to_owned(), "climscore".to_owned())].into(),
+        ..section(&server, folder.path())
+    };
+    let client = Client::new(renamed).unwrap();
+    let error = client.read(5).await.unwrap_err().to_string();
+    assert!(error.contains("none of OpenMetadata's 7 tables is of a service"), "{error}");
+    assert!(client.read(0).await.unwrap().tables.is_empty());
 }
 
 #[tokio::test]

@@ -214,7 +214,12 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
         let catalog = &self.parts.catalog;
         let picture = match (reading, &self.picture) {
             (Reading::Again(hint), Some(last)) => catalog.refresh(last, &hint).await,
-            (_, last) => catalog.read(last.as_ref().map_or(0, |last| last.tables.len())).await,
+            (_, Some(last)) => catalog.read(last.tables.len()).await,
+            // A process that has just begun: the tables that are masked were there.
+            (_, None) => {
+                let published = self.parts.publisher.read().await.map_err(publishing)?;
+                catalog.read(masked_tables(&published.document)).await
+            }
         };
         let picture = Arc::new(picture.map_err(unreadable)?);
         self.picture = Some(Arc::clone(&picture));
@@ -599,6 +604,16 @@ fn plan_id(plan: &Plan) -> Arc<str> {
 fn masked_columns(document: &Document) -> usize {
     let masks = document.policy().subjects.values().flat_map(|subject| &subject.masks);
     masks.filter(|entry| entry.is_auto()).map(|entry| entry.column()).collect::<BTreeSet<_>>().len()
+}
+
+/// Tables with a mask of the loop.
+fn masked_tables(document: &Document) -> usize {
+    let masks = document.policy().subjects.values().flat_map(|subject| &subject.masks);
+    let tables = masks.filter(|entry| entry.is_auto()).map(|entry| {
+        let name = entry.column();
+        (name.catalog, name.schema, name.table)
+    });
+    tables.collect::<BTreeSet<_>>().len()
 }
 
 fn subjects(plan: &Plan) -> BTreeSet<Arc<str>> {

@@ -99,7 +99,7 @@ pub fn parse(text: &str) -> Result<Picture> {
                                 catalog: catalog.into(),
                                 schema: schema.into(),
                                 name: name.into(),
-                                columns: self::columns(columns, &path)?,
+                                columns: self::columns(columns, &path)?.into(),
                             });
                         }
                     }

@@ -128,7 +128,8 @@ pub struct Table {
     pub catalog: Arc<str>,
     pub schema: Arc<str>,
     pub name: Arc<str>,
-    pub columns: Vec<Column>,
+    /// Shared by the pictures that follow each other: a push changes one table and keeps the rest.
+    pub columns: Arc<[Column]>,
 }
 
 /// One column; those inside of it are its children.

@@ -192,7 +192,7 @@ fn tagged<'p>(picture: &'p Picture, policy: &Policy, rules: &'p Rules, plan: &mu
     let mut disabled: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
     let mut suggested: BTreeSet<(ColumnName, &Arc<str>)> = BTreeSet::new();
     for table in &picture.tables {
-        for column in &table.columns {
+        for column in table.columns.iter() {
             // A tag may be there twice, on the column and on a child of it: what is confirmed once, is.
             let mut tags: BTreeMap<&Arc<str>, (&Arc<str>, bool)> = BTreeMap::new();
             for label in column.all_labels() {
@@ -378,7 +378,7 @@ impl<'p> Planner<'p> {
         let Some(tables) = known.get(&(&*column.catalog, &*column.schema, &*column.table)) else {
             return Why::TableGone;
         };
-        if !tables.iter().flat_map(|table| &table.columns).any(|there| there.name == column.column) {
+        if !tables.iter().flat_map(|table| table.columns.iter()).any(|there| there.name == column.column) {
             return Why::ColumnGone;
         }
         let covers =
