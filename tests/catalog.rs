@@ -5,12 +5,14 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fedgate::config::{OpenMetadataSection, SecretFile};
 use fedgate::sync::catalog::file::FileCatalog;
 use fedgate::sync::catalog::openmetadata::OpenMetadata as Client;
 use fedgate::sync::catalog::{Catalog, CatalogError, Hint, Picture};
+use support::certificates::{Authority, Pair};
 use support::openmetadata::{Fault, OpenMetadata};
 
 const CUSTOMERS: &str = "pg_lab.shop.public.customers";
@@ -201,6 +203,80 @@ async fn a_token_is_read_anew_and_asked_about_once() {
 }
 
 #[tokio::test]
+async fn a_token_goes_nowhere_else() {
+    let (server, elsewhere, folder) = (server(), OpenMetadata::start(), tempfile::tempdir().unwrap());
+    let client = Client::new(section(&server, folder.path())).unwrap();
+    for path in ["/api/v1/tables", ""] {
+        server.always(Fault::Redirect(format!("{}{path}", elsewhere.url())));
+        let error = client.read(5).await.unwrap_err().to_string();
+        assert!(error.contains("answers 302, a redirect, which is not followed"), "{error}");
+    }
+    assert_eq!(elsewhere.requests(), [""; 0]);
+}
+
+/// The server behind a certificate: what comes over TLS is passed on as it is.
+async fn behind_tls(server: &OpenMetadata, pair: &Pair) -> (String, tokio::task::JoinHandle<()>) {
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pair.private_key.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let behind = server.url().trim_start_matches("http://").to_owned();
+    let task = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // Who does not trust it ends the handshake.
+            let Ok(mut front) = acceptor.accept(stream).await else { continue };
+            let Ok(mut back) = tokio::net::TcpStream::connect(&behind).await else { continue };
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut front, &mut back).await.ok() });
+        }
+    });
+    (format!("https://{address}"), task)
+}
+
+#[tokio::test]
+async fn only_a_trusted_certificate_gets_the_token() {
+    let (server, folder) = (server(), tempfile::tempdir().unwrap());
+    let (good, other) = (Authority::new("good"), Authority::new("other"));
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, good.certificate()).unwrap();
+    let cases = [
+        (good.server(&["127.0.0.1"]), Some(ca.clone()), true),
+        (good.server(&["elsewhere.example"]), Some(ca.clone()), false),
+        (other.server(&["127.0.0.1"]), Some(ca), false),
+        // The system does not know it either.
+        (good.server(&["127.0.0.1"]), None, false),
+    ];
+    for (at, (pair, ca, trusted)) in cases.into_iter().enumerate() {
+        let (base_url, task) = behind_tls(&server, &pair).await;
+        let section = OpenMetadataSection { base_url, ca, retries: 0, ..section(&server, folder.path()) };
+        server.forget_requests();
+        // A machine without roots of its own has no client at all, which is as good.
+        let Ok(client) = Client::new(section) else {
+            assert!(!trusted, "case {at}");
+            continue;
+        };
+        match client.read(0).await {
+            Ok(picture) => assert_eq!((picture.tables.len(), trusted), (5, true), "case {at}"),
+            Err(error) => {
+                assert!(!trusted, "case {at}: {error}");
+                assert!(matches!(error, CatalogError::Unreachable(_)), "case {at}: {error:?}");
+                assert_eq!(server.requests(), [""; 0], "case {at}");
+            }
+        }
+        task.abort();
+    }
+}
+
+#[tokio::test]
 async fn nobody_there() {
     let folder = tempfile::tempdir().unwrap();
     let server = OpenMetadata::start();
@@ -315,7 +391,19 @@ async fn a_file_is_a_catalog_too() {
     std::fs::write(&path, "catalogs: {climscore: {public: {customers: {email: PII.Sensitive}}}}").unwrap();
     let picture = catalog.read(0).await.unwrap();
     assert_eq!(tagged(&picture), ["customers.email.PII.Sensitive Confirmed"]);
+    let bomb: String = (1..30)
+        .map(|at| {
+            let twice = if at == 1 { "x".to_owned() } else { format!("[*a{0}, *a{0}]", at - 1) };
+            format!("a{at}: &a{at} {twice}\n")
+        })
+        .collect();
+    let deep = format!("catalogs: {}", "[".repeat(100_000));
+    let long = format!("catalogs: {{\"{}\\n\": 7}}", "x".repeat(1000));
     for (text, want) in [
+        (bomb.as_str(), "not valid YAML"),
+        (&deep, "opens more than 100 brackets"),
+        (&long, "must be a mapping"),
+        ("catalogs: {c: {s: {t: {}}}}\ncatalogs: {}", "duplicate"),
         ("catalogs: {}", "no table at all where there were 1"),
         ("", "catalogs"),
         ("catalogs: [", "not valid YAML"),
@@ -323,8 +411,12 @@ async fn a_file_is_a_catalog_too() {
     ] {
         std::fs::write(&path, text).unwrap();
         let error = catalog.refresh(&picture, &Hint::all()).await.unwrap_err().to_string();
+        let text: String = text.chars().take(100).collect();
         assert!(error.contains(want), "{text}: {error}");
+        assert!(error.len() < 1000 && !error.contains('\n'), "{text}: {error}");
     }
+    std::fs::write(&path, "# nothing\n".repeat(2 << 20)).unwrap();
+    assert!(catalog.read(1).await.unwrap_err().to_string().contains("longer than"));
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     assert!(matches!(catalog.read(0).await, Err(CatalogError::Unreachable(_))));

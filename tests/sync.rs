@@ -256,6 +256,28 @@ async fn whatever_the_catalog_does_the_masks_in_force_stay() {
     running.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_is_empty_after_a_restart_is_none() {
+    let bench = Bench::new(json!({"analyst": analyst()}), &tagged());
+    let running = bench.start();
+    running.ended(|status| status.last_run.is_some()).await;
+    running.stop().await;
+    let before = bench.json();
+    // The catalog was set up anew, say, and the process has no picture of what was there.
+    bench.shelf.set("catalogs: {}");
+    let running = bench.start();
+    let status = running.ended(|status| status.last_run.is_some()).await;
+    assert_eq!(status.cause, Some(Cause::CatalogUnreachable));
+    assert!(status.message.unwrap().contains("where there were 1"));
+    assert_eq!(bench.json(), before);
+    // Without masks there is nothing to lose.
+    let empty = Bench::new(json!({"analyst": analyst()}), "catalogs: {}");
+    let other = empty.start();
+    assert_eq!(other.ended(|status| status.last_run.is_some()).await.cause, None);
+    other.stop().await;
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn a_broken_document_is_reported_and_never_written_over() {
     let bench = Bench::new(json!({"analyst": analyst()}), &tagged());

@@ -10,11 +10,10 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, StatusCode, Url};
 use tokio::time::{sleep, timeout};
 
-use super::names::short;
 use super::{Assembly, PictureError, Reading};
 use crate::client;
 use crate::config::{OpenMetadataSection, Secret};
-use crate::sync::catalog::{Catalog, CatalogError, Hint, Picture};
+use crate::sync::catalog::{Catalog, CatalogError, Hint, Picture, short};
 
 /// The longest page, in bytes; a thousand wide tables fit.
 const PAGE_LIMIT: usize = 64 << 20;

@@ -15,8 +15,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use sha2::{Digest, Sha256};
 
-use self::names::{Names, short};
-use super::{Column, Label, LabelState, Picture, Table};
+use self::names::Names;
+use super::{Column, Label, LabelState, Picture, Table, short};
 
 pub use client::{ClientError, OpenMetadata};
 pub use fqn::{FqnError, split};
