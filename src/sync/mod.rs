@@ -8,8 +8,10 @@ mod cycle;
 mod disk;
 pub mod handle;
 pub mod history;
+mod kubernetes;
 pub mod planner;
 pub mod publisher;
+pub mod reader;
 mod run;
 mod trail;
 
