@@ -84,6 +84,7 @@ impl CallError {
 #[derive(Clone, Debug)]
 pub struct Object {
     kind: &'static str,
+    namespace: Box<str>,
     collection: Box<str>,
     name: Box<str>,
     /// What the Role has to say.
@@ -94,6 +95,7 @@ impl Object {
     pub fn config_map(namespace: &str, name: &str) -> Self {
         Self {
             kind: "ConfigMap",
+            namespace: namespace.into(),
             collection: format!("/api/v1/namespaces/{namespace}/configmaps").into(),
             name: name.into(),
             needs: format!(
@@ -107,6 +109,7 @@ impl Object {
     pub fn lease(namespace: &str, name: &str) -> Self {
         Self {
             kind: "Lease",
+            namespace: namespace.into(),
             collection: format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases").into(),
             name: name.into(),
             needs: format!(
@@ -117,9 +120,15 @@ impl Object {
         }
     }
 
-    /// As it is called in messages.
     fn title(&self) -> Box<str> {
-        format!("{} {}", self.kind, self.name).into()
+        self.to_string().into()
+    }
+}
+
+/// As it is called in messages.
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
     }
 }
 

@@ -9,6 +9,7 @@ mod disk;
 pub mod handle;
 pub mod history;
 mod kubernetes;
+pub mod lease;
 pub mod planner;
 pub mod publisher;
 pub mod reader;
