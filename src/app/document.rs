@@ -3,11 +3,13 @@
 //! Invariant: at most one reader puts documents into force, and a reload that leaves the section as it was leaves the
 //! reader as it was.
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DocumentSection;
 use crate::metrics::DocumentMetrics;
+use crate::sync::handle::SyncStatus;
 use crate::sync::publisher::AnyPublisher;
 use crate::sync::reader::{Outlet, Reader};
 
@@ -61,6 +63,21 @@ impl DocumentReader {
             reader.run().await;
         });
         self.running = Some(Running { section: section.clone(), stop, task });
+    }
+
+    /// Has the document read whenever the loop has published one.
+    pub fn follow(&self, mut loop_status: watch::Receiver<SyncStatus>) {
+        let handle = self.outlet.handle();
+        // Ends with the loop.
+        tokio::spawn(async move {
+            let mut revision = loop_status.borrow_and_update().revision;
+            while loop_status.changed().await.is_ok() {
+                let now = loop_status.borrow_and_update().revision;
+                if std::mem::replace(&mut revision, now) != now {
+                    handle.nudge();
+                }
+            }
+        });
     }
 
     pub async fn end(mut self) {

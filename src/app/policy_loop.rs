@@ -19,7 +19,7 @@ use crate::sync::catalog::{AnyCatalog, openmetadata};
 use crate::sync::handle::{RunError, SyncHandle};
 use crate::sync::history::{History, HistoryError};
 use crate::sync::planner::Rules;
-use crate::sync::publisher::FilePublisher;
+use crate::sync::publisher::AnyPublisher;
 use crate::sync::{Loop, Parts, Schedule, Trail};
 
 /// How long a loop that was told to stop is waited for: a run's own grace, and a little.
@@ -38,8 +38,6 @@ pub enum LoopError {
     Lacks(&'static str),
     #[error("no thread can be started: {0}")]
     Thread(#[from] std::io::Error),
-    #[error("document.kind: config-map is not supported by this version")]
-    ConfigMap,
 }
 
 /// What a loop depends on in the configuration.
@@ -122,13 +120,10 @@ pub(super) fn parts<T: Trail>(
     sections: &Sections,
     trail: T,
     history: History,
-) -> Result<Parts<AnyCatalog, FilePublisher, T>, LoopError> {
+) -> Result<Parts<AnyCatalog, AnyPublisher, T>, LoopError> {
     let sync = &sections.sync;
     let catalog = AnyCatalog::of(sync.catalog.as_ref().ok_or(LoopError::Lacks("catalog"))?)?;
-    let publisher = match sections.place()? {
-        DocumentPlace::File { path } => FilePublisher::new(path.clone()),
-        DocumentPlace::ConfigMap { .. } => return Err(LoopError::ConfigMap),
-    };
+    let publisher = AnyPublisher::new(sections.place()?);
     let rules = Rules {
         tag_to_mask: sync
             .tag_to_mask

@@ -203,6 +203,9 @@ impl Gateway {
         }
         let mut document = DocumentReader::new(Outlet::default(), metrics.document.clone());
         document.configure(config.document.as_ref());
+        if let Some(policy_loop) = &policy_loop {
+            document.follow(policy_loop.view.handle.status());
+        }
         status.set_phase(Phase::Ready);
 
         let mut gateway = Self {
@@ -317,7 +320,12 @@ impl Gateway {
             policy_loop.end().await;
         }
         match PolicyLoop::start(&sections, self.journal.clone(), &self.metrics.sync) {
-            Ok(policy_loop) => self.policy_loop = policy_loop,
+            Ok(policy_loop) => {
+                if let Some(policy_loop) = &policy_loop {
+                    self.document.follow(policy_loop.view.handle.status());
+                }
+                self.policy_loop = policy_loop;
+            }
             Err(error) => {
                 self.metrics.config_reload(Outcome::Failed);
                 tracing::error!(%error, "the sync loop is off until its configuration can be used");
