@@ -522,6 +522,37 @@ async fn of_two_replicas_one_holds_the_lease_and_the_other_follows() {
 }
 
 #[tokio::test]
+async fn check_reads_it_when_it_may_ask() {
+    let house = House::on(shared().await).await;
+    let folder = house.folder.path();
+    std::fs::write(folder.join("p"), "x").unwrap();
+    let toml = format!(
+        "[gateway]\nlisten = [\"127.0.0.1:0\"]\n[gateway.auth]\nmethod = \"trust\"\n[[source]]\nname = \"s\"\nhosts = [\"127.0.0.1:1\"]\n\
+         database = \"s\"\nuser = \"u\"\npassword_file = \"p\"\naccess = [{{ users = [\"visitor\"] }}]\n[document]\nkind = \"config-map\"\n\
+         namespace = \"{}\"\nname = \"{NAME}\"\nkubeconfig = \"kubeconfig\"\n",
+        house.namespace
+    );
+    std::fs::write(folder.join("fedgate.toml"), toml).unwrap();
+    let check = || {
+        let arguments = ["check", "--live", "--config", "fedgate.toml"];
+        let output = std::process::Command::new(support::fedgate())
+            .args(arguments)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = check();
+    assert!(
+        said.contains(&format!("{KEY} of the ConfigMap {}/{NAME}, 0 subjects, 0 masks", house.namespace)),
+        "{said}"
+    );
+    house.patch(json!({ "data": { KEY: "{}" } })).await;
+    let said = check();
+    assert!(said.contains("problem: document: policy document is not valid at version"), "{said}");
+}
+
+#[tokio::test]
 async fn the_manifests_are_what_a_cluster_takes() {
     let kube = shared().await;
     let namespace = kube.namespace().await;
