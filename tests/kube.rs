@@ -618,3 +618,55 @@ fn loads(toml: &str) {
     let config = Config::load(&path).unwrap_or_else(|error| panic!("{error}"));
     assert!(config.sync.enabled && config.document.is_some());
 }
+
+#[tokio::test]
+async fn a_tag_becomes_a_mask_in_the_config_map_and_comes_into_force_at_once() {
+    let house = House::on(shared().await).await;
+    for object in manifest("lease.yaml", &house.namespace) {
+        house.kube.admin("POST", &collection(&object, &house.namespace), Some(&object)).await;
+    }
+    let policy = json!({
+        "version": 1, "mask_library": { "sha256": { "strength": 60 } },
+        "subjects": { "analyst": { "kind": "role", "scopes": [{ "catalog": "c", "schema": "public", "table": "*" }] } },
+    });
+    house.patch(json!({ "data": { KEY: policy.to_string() } })).await;
+    let toml = format!(
+        "[gateway]\nlisten = [\"127.0.0.1:0\"]\n[gateway.auth]\nmethod = \"trust\"\n[http]\nlisten = \"127.0.0.1:0\"\n\
+         [[source]]\nname = \"s\"\nhosts = [\"127.0.0.1:1\"]\ndatabase = \"s\"\nuser = \"u\"\npassword_file = \"p\"\n\
+         access = [{{ users = [\"visitor\"] }}]\n\
+         [document]\nkind = \"config-map\"\nnamespace = \"{}\"\nname = \"{NAME}\"\nkubeconfig = \"kubeconfig\"\n\
+         lease = \"fedgate-sync\"\nlook_every = \"10min\"\n\
+         [sync]\nenabled = true\n[sync.tag_to_mask]\n\"PII.Sensitive\" = \"sha256\"\n\
+         [sync.catalog]\nkind = \"file\"\npath = \"catalog.yaml\"\n\
+         [audit]\nkind = \"file\"\npath = \"audit.jsonl\"\nspool = \"spool\"\n",
+        house.namespace
+    );
+    let setup = support::Setup::new(toml)
+        .file("p", "x")
+        .file("kubeconfig", house.kube.kubeconfig(&house.token))
+        .file(
+            "catalog.yaml",
+            "catalogs:\n  c:\n    public:\n      customers:\n        email: PII.Sensitive\n",
+        );
+    // It starts a program and waits for it, which is for a thread of its own.
+    let gateway = tokio::task::spawn_blocking(|| support::Gateway::start(setup)).await.unwrap();
+    let watch = tokio::task::spawn_blocking(move || {
+        gateway.wait_for_line("policy sync ran");
+        gateway.wait_for_line("masks=1");
+        gateway.wait_for_line("this replica plans");
+        gateway
+    });
+    let gateway = watch.await.unwrap();
+    let written: Value = serde_json::from_str(house.get().await["data"][KEY].as_str().unwrap()).unwrap();
+    assert_eq!(
+        written.pointer("/subjects/analyst/masks/0"),
+        Some(&json!({
+            "catalog": "c", "schema": "public", "table": "customers", "column": "email", "mask": "sha256", "source": "auto-pii"
+        }))
+    );
+    let log = tokio::task::spawn_blocking(|| gateway.stop()).await.unwrap();
+    assert!(!log.contains("policy sync failed"), "{log}");
+    let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases/fedgate-sync", house.namespace);
+    let lease = house.kube.admin("GET", &lease, None).await;
+    assert_eq!(lease["spec"]["holderIdentity"], "", "given back: {lease}");
+}
