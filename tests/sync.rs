@@ -473,3 +473,18 @@ async fn a_queue_that_is_full_says_so() {
     assert!(matches!(running.sync().await, Err(AskError::NotTaken(_))));
     running.crash().await;
 }
+
+#[tokio::test]
+async fn a_catalog_that_is_empty_after_a_restart_takes_nothing_away() {
+    let bench = Bench::new(json!({"analyst": analyst()}), &tagged());
+    let running = bench.start();
+    running.ended(|status| status.last_run.is_some()).await;
+    running.stop().await;
+    // What another loop saw is known by what it left in the document.
+    bench.shelf.set("catalogs: {}");
+    let running = bench.start();
+    let status = running.ended(|status| status.last_run.is_some()).await;
+    assert_eq!(status.cause, Some(Cause::CatalogUnreachable));
+    assert_eq!(bench.masks("analyst"), ["email sha256 auto-pii"]);
+    running.stop().await;
+}

@@ -98,9 +98,13 @@ impl Shelf {
 }
 
 impl Catalog for Shelf {
-    async fn read(&self, _: usize) -> Result<Picture, CatalogError> {
+    async fn read(&self, before: usize) -> Result<Picture, CatalogError> {
         self.0.lock().unwrap().whole += 1;
-        self.answer().await
+        let picture = self.answer().await?;
+        if picture.tables.is_empty() && before > 0 {
+            return Err(CatalogError::NotWhole(format!("no table at all where there were {before}")));
+        }
+        Ok(picture)
     }
 
     async fn refresh(&self, _: &Picture, hint: &Hint) -> Result<Picture, CatalogError> {
