@@ -112,12 +112,31 @@ pub struct Assembly<'r> {
     total: u64,
     /// Tables of services that no catalog stands for.
     unmapped: u64,
+    names: Names,
+}
+
+/// Names that come again and again, each once: schemas, columns, tags.
+#[derive(Debug, Default)]
+struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    fn once(&mut self, name: &str) -> Arc<str> {
+        match self.0.get(name) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let name: Arc<str> = name.into();
+                self.0.insert(Arc::clone(&name));
+                name
+            }
+        }
+    }
 }
 
 impl<'r> Assembly<'r> {
     pub fn new(reading: &'r Reading) -> Self {
         let cursors = HashSet::new();
-        Self { reading, picture: Picture::default(), cursors, read: 0, total: 0, unmapped: 0 }
+        let (picture, names) = (Picture::default(), Names::default());
+        Self { reading, picture, cursors, read: 0, total: 0, unmapped: 0, names }
     }
 
     /// Takes an answer of `GET /api/v1/tables`; the cursor of the next page, if there is one.
@@ -180,7 +199,7 @@ impl<'r> Assembly<'r> {
         if answer.deleted {
             return Ok(());
         }
-        match self.reading.of_answer(answer)? {
+        match self.reading.of_answer(answer, &mut self.names)? {
             Some(table) => self.picture.tables.push(table),
             None => self.unmapped += 1,
         }
@@ -195,7 +214,7 @@ impl Reading {
     /// As [`Assembly::tables`].
     fn table(&self, answer: &[u8]) -> Result<Option<Table>, PictureError> {
         let answer: TableAnswer = whole(answer)?;
-        if answer.deleted { Ok(None) } else { self.of_answer(answer) }
+        if answer.deleted { Ok(None) } else { self.of_answer(answer, &mut Names::default()) }
     }
 
     /// Catalog, schema and table of a name; `None`: its service is no catalog here.
@@ -213,31 +232,32 @@ impl Reading {
         Ok(catalog.map(|catalog| (Arc::clone(catalog), schema, table)))
     }
 
-    fn of_answer(&self, answer: TableAnswer) -> Result<Option<Table>, PictureError> {
+    fn of_answer(&self, answer: TableAnswer, names: &mut Names) -> Result<Option<Table>, PictureError> {
         let TableAnswer { fully_qualified_name: full, columns, .. } = answer;
         let place = self.place(&full).map_err(|error| PictureError::Name { name: full.clone(), error })?;
         let Some((catalog, schema, name)) = place else { return Ok(None) };
         let columns = columns.ok_or_else(|| PictureError::NotAsked(full.clone()))?;
         let columns = self
-            .columns(columns)
+            .columns(columns, names)
             .map_err(|column| PictureError::NotAsked(format!("{full}, column {column}")))?;
-        Ok(Some(Table { catalog, schema: schema.into(), name: name.into(), columns }))
+        Ok(Some(Table { catalog, schema: names.once(&schema), name: name.into(), columns }))
     }
 
     /// The name of the column that came without tags, if one did. As deep as the JSON reader goes.
-    fn columns(&self, columns: Vec<ColumnAnswer>) -> Result<Vec<Column>, String> {
-        let column = |answer: ColumnAnswer| {
+    fn columns(&self, columns: Vec<ColumnAnswer>, names: &mut Names) -> Result<Vec<Column>, String> {
+        // Made anew rather than in place: the answers are larger, and their room would be kept.
+        let mut found = Vec::with_capacity(columns.len());
+        for answer in columns {
             let Some(tags) = answer.tags else { return Err(answer.name) };
-            Ok(Column {
-                name: fqn::decoded(&answer.name).into(),
-                labels: tags.into_iter().filter_map(|tag| self.label(tag)).collect(),
-                children: self.columns(answer.children.unwrap_or_default())?,
-            })
-        };
-        columns.into_iter().map(column).collect()
+            let mut labels = Vec::new();
+            labels.extend(tags.into_iter().filter_map(|tag| self.label(tag, names)));
+            let children = self.columns(answer.children.unwrap_or_default(), names)?;
+            found.push(Column { name: names.once(&fqn::decoded(&answer.name)), labels, children });
+        }
+        Ok(found)
     }
 
-    fn label(&self, answer: LabelAnswer) -> Option<Label> {
+    fn label(&self, answer: LabelAnswer, names: &mut Names) -> Option<Label> {
         if answer.source.as_deref() == Some("Glossary") && !self.glossaries {
             return None;
         }
@@ -245,7 +265,7 @@ impl Reading {
             Some("Suggested") => LabelState::Suggested,
             _ => LabelState::Confirmed,
         };
-        Some(Label { tag: answer.tag.into(), state })
+        Some(Label { tag: names.once(&answer.tag), state })
     }
 }
 
