@@ -4,6 +4,8 @@
 
 #[path = "support/kube.rs"]
 mod apiserver;
+#[path = "kube/house.rs"]
+mod house;
 mod support;
 
 use std::path::PathBuf;
@@ -17,136 +19,11 @@ use fedgate::metrics::Metrics;
 use fedgate::sync::lease::{Lease, Standing};
 use fedgate::sync::publisher::{AnyPublisher, PublishError, Publisher, Version};
 use fedgate::sync::reader::{FaultKind, Outlet, Reader};
-use serde::Deserialize;
+use house::{House, KEY, NAME, collection, document, manifest, shared, sized, value};
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const NAME: &str = "akko-opa-policy";
-const KEY: &str = "policy.json";
-
-/// One server for all tests that leave it running; each has a namespace of its own. It goes with this process.
-async fn shared() -> &'static Kube {
-    static SHARED: OnceCell<Kube> = OnceCell::const_new();
-    SHARED.get_or_init(Kube::start).await
-}
-
-/// A namespace with what `deploy/kubernetes` puts there, and a gateway's credentials.
-struct House<'k> {
-    kube: &'k Kube,
-    namespace: String,
-    token: String,
-    folder: tempfile::TempDir,
-}
-
-/// The objects of a manifest.
-fn manifest(name: &str, namespace: &str) -> Vec<Value> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes").join(name);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_yaml_ng::Deserializer::from_str(&text)
-        .map(|document| {
-            let mut object = Value::deserialize(document).unwrap();
-            object["metadata"]["namespace"] = namespace.into();
-            for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
-                assert_eq!(
-                    subject["namespace"], "akko",
-                    "{name} names the namespace that kustomization.yaml does"
-                );
-                subject["namespace"] = namespace.into();
-            }
-            object
-        })
-        .collect()
-}
-
-/// Where objects of this kind are made.
-fn collection(object: &Value, namespace: &str) -> String {
-    let (version, kind) = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
-    let prefix = if version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{version}") };
-    let plural = match kind {
-        "NetworkPolicy" => "networkpolicies".to_owned(),
-        kind => format!("{}s", kind.to_lowercase()),
-    };
-    format!("{prefix}/namespaces/{namespace}/{plural}")
-}
-
-fn document(value: u64) -> Document {
-    Document::parse(
-        format!(r#"{{"version":1,"value":{value},"mask_library":{{"sha256":{{"strength":60}}}}}}"#)
-            .as_bytes(),
-    )
-    .unwrap()
-}
-
-fn value(document: &Document) -> u64 {
-    serde_json::from_str::<Value>(&document.to_text()).unwrap()["value"].as_u64().unwrap()
-}
-
-/// A document whose text has this many bytes.
-fn sized(bytes: usize) -> Document {
-    let of = |padding: usize| {
-        Document::parse(format!(r#"{{"version":1,"padding":"{}"}}"#, "x".repeat(padding)).as_bytes()).unwrap()
-    };
-    let rest = bytes - of(0).to_text().len();
-    let document = of(rest);
-    assert_eq!(document.to_text().len(), bytes);
-    document
-}
-
-impl<'k> House<'k> {
-    async fn on(kube: &'k Kube) -> Self {
-        let namespace = kube.namespace().await;
-        for object in manifest("role.yaml", &namespace) {
-            kube.admin("POST", &collection(&object, &namespace), Some(&object)).await;
-        }
-        let token = kube.token(&namespace, "fedgate").await;
-        let house = Self { kube, namespace, token, folder: tempfile::tempdir().unwrap() };
-        house.write_kubeconfig(&house.token);
-        house.make(NAME, json!({ "data": { KEY: document(0).to_text(), "other": "stays" } })).await;
-        house
-    }
-
-    fn write_kubeconfig(&self, token: &str) {
-        std::fs::write(self.kubeconfig(), self.kube.kubeconfig(token)).unwrap();
-    }
-
-    fn kubeconfig(&self) -> PathBuf {
-        self.folder.path().join("kubeconfig")
-    }
-
-    fn path(&self, name: &str) -> String {
-        format!("/api/v1/namespaces/{}/configmaps/{name}", self.namespace)
-    }
-
-    async fn make(&self, name: &str, mut object: Value) {
-        object["metadata"]["name"] = name.into();
-        let path = format!("/api/v1/namespaces/{}/configmaps", self.namespace);
-        self.kube.admin("POST", &path, Some(&object)).await;
-    }
-
-    async fn get(&self) -> Value {
-        self.kube.admin("GET", &self.path(NAME), None).await
-    }
-
-    async fn patch(&self, patch: Value) -> Value {
-        self.kube.admin("PATCH", &self.path(NAME), Some(&patch)).await
-    }
-
-    fn place(&self, name: &str, key: &str) -> DocumentPlace {
-        DocumentPlace::ConfigMap {
-            namespace: self.namespace.clone(),
-            name: name.to_owned(),
-            key: key.to_owned(),
-            kubeconfig: Some(self.kubeconfig()),
-            lease: Some("fedgate-sync".to_owned()),
-        }
-    }
-
-    fn publisher(&self) -> AnyPublisher {
-        AnyPublisher::new(&self.place(NAME, KEY))
-    }
-}
 
 #[tokio::test]
 async fn a_document_is_published_read_back_and_nothing_else_is_touched() {
