@@ -5,6 +5,7 @@
 
 pub mod catalog;
 mod cycle;
+mod decide;
 mod disk;
 pub mod handle;
 pub mod history;
