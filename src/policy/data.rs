@@ -55,7 +55,11 @@ struct MaskData {
 /// Numbers of masks: of subjects that have an entry of their own, of the tag, and the strongest of all.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 struct Shape {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     own: BTreeMap<Arc<str>, usize>,
+    /// `own` is not empty.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    personal: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     tagged: Option<usize>,
     any: usize,
@@ -362,7 +366,7 @@ fn shapes(
                     own.insert(Arc::clone(name), number);
                 }
             }
-            let shape = Shape { own, tagged: gathered.tagged, any: gathered.any };
+            let shape = Shape { personal: !own.is_empty(), own, tagged: gathered.tagged, any: gathered.any };
             let index = *indices.entry(shape).or_insert_with_key(|shape| {
                 shapes.push(shape.clone());
                 shapes.len() - 1

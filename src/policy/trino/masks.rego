@@ -6,40 +6,45 @@ package fedgate.masks
 
 import data.fedgate.subject
 
-# What one subject's own entry says, by column.
-own(who, shape) := data.fedgate.policy.shapes[shape].own[who]
-
-# What a subject that says nothing about a column gets: the mask of the column's tag; if it has no entry at
-# all, the strongest that anybody has.
-silent(who, shape) := data.fedgate.policy.shapes[shape].any if {
+# How a table is seen: by admins as their own entries say; by whoever opens it as their entries and the column's
+# tag say; else, and where a subject without any entry is among those, as strictly as anybody.
+seen(catalog, schema, table) := "exempt" if {
+	count(subject.exempt(catalog, schema, table)) > 0
+} else := "strictly" if {
+	count(subject.opening(catalog, schema, table)) == 0
+} else := "strictly" if {
+	some who in subject.opening(catalog, schema, table)
 	data.fedgate.policy.subjects[who].bare
-} else := data.fedgate.policy.shapes[shape].tagged
+} else := "ordinarily"
 
-said(who, shape) := own(who, shape)
-
-said(who, shape) := silent(who, shape) if not data.fedgate.policy.shapes[shape].own[who]
-
-# The numbers of all masks that count, for the subjects that open the table.
-counting(shape, opening, exempt) := {number |
-	some who in exempt
-	number := own(who, shape)
-} if {
-	count(exempt) > 0
-} else := {number |
-	some who in subject.matched
-	number := own(who, shape)
-} | {number |
-	some who in opening
-	number := said(who, shape)
-} if {
-	count(opening) > 0
-} else := {data.fedgate.policy.shapes[shape].any}
-
-number(catalog, schema, table, column) := max(counting(
+number(catalog, schema, table, column) := chosen(
 	data.fedgate.policy.tables[catalog][schema][table].columns[column],
-	subject.opening(catalog, schema, table),
-	subject.exempt(catalog, schema, table),
-))
+	seen(catalog, schema, table), catalog, schema, table,
+)
+
+chosen(shape, "strictly", _, _, _) := data.fedgate.policy.shapes[shape].any
+
+# Nobody has an entry of its own that says anything else than the tag.
+chosen(shape, "ordinarily", _, _, _) := data.fedgate.policy.shapes[shape].tagged if {
+	not data.fedgate.policy.shapes[shape].personal
+}
+
+# An entry counts with or without a scope; who has none gets what the tag says.
+chosen(shape, "ordinarily", catalog, schema, table) := max({mask |
+	some who in subject.matched
+	mask := data.fedgate.policy.shapes[shape].own[who]
+} | {mask |
+	mask := data.fedgate.policy.shapes[shape].tagged
+	some who in subject.opening(catalog, schema, table)
+	not data.fedgate.policy.shapes[shape].own[who]
+}) if {
+	data.fedgate.policy.shapes[shape].personal
+}
+
+chosen(shape, "exempt", catalog, schema, table) := max({mask |
+	some who in subject.exempt(catalog, schema, table)
+	mask := data.fedgate.policy.shapes[shape].own[who]
+})
 
 # The expression for a column as the engine describes it; undefined where it is shown as it is.
 expression(column) := made(mask, column) if {
@@ -53,24 +58,28 @@ expression(column) := made(mask, column) if {
 }
 
 # A column that does not say which one it is.
-expression(column) := "NULL" if not named(column)
+expression(column) := "NULL" if not is_string(object.get(column, "catalogName", null))
 
-named(column) if {
-	every key in ["catalogName", "schemaName", "tableName", "columnName"] {
-		is_string(column[key])
-	}
-}
+expression(column) := "NULL" if not is_string(object.get(column, "schemaName", null))
+
+expression(column) := "NULL" if not is_string(object.get(column, "tableName", null))
+
+expression(column) := "NULL" if not is_string(object.get(column, "columnName", null))
 
 made(mask, column) := strings.replace_n(
 	{"{column}": as_text(column), "{type}": column.columnType},
 	mask.trino,
 ) if {
-	regex.match(`^(varchar|varchar\([0-9]+\)|char\([0-9]+\))$`, column.columnType)
+	is_text(column.columnType)
 } else := sprintf("CAST(NULL AS %s)", [column.columnType]) if {
 	# Anything that could end the cast, such as the quoted names of a row's fields, is not put into a text.
 	regex.match(`^[A-Za-z][A-Za-z0-9_]*[A-Za-z0-9_ ,()]*$`, column.columnType)
 	column.columnType != "unknown"
 } else := "NULL"
+
+is_text("varchar")
+
+is_text(type) if regex.match(`^(varchar|char)\([0-9]+\)$`, type)
 
 # A char(n) comes padded; PostgreSQL's own cast to text, and so the mask there, sees it without.
 as_text(column) := sprintf("rtrim(CAST(%s AS varchar))", [quoted(column.columnName)]) if {

@@ -143,8 +143,7 @@ visible(name) if {
 
 visible_schema(schema) if {
 	data.fedgate.policy.catalogs[subject.folded(schema.catalogName)]
-	some who in subject.matched
-	subject.opens_schema(who, subject.folded(schema.catalogName), subject.folded(schema.schemaName))
+	count(subject.patterns(subject.folded(schema.catalogName), subject.folded(schema.schemaName))) > 0
 }
 
 visible_schema(schema) if {
@@ -164,11 +163,11 @@ visible_schema(schema) if {
 
 readable(table) if {
 	data.fedgate.policy.catalogs[subject.folded(table.catalogName)]
-	count(subject.opening(
+	subject.opened(
 		subject.folded(table.catalogName),
 		subject.folded(table.schemaName),
 		subject.folded(table.tableName),
-	)) > 0
+	)
 }
 
 # What these list is filtered by the questions above.

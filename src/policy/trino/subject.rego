@@ -65,28 +65,51 @@ opens_all(subject, catalog) if {
 	data.fedgate.policy.subjects[subject].scopes[first]["*"]["*"]
 }
 
-opens_schema(subject, catalog, schema) if {
-	some first in fitting(subject, "catalog", catalog)
-	some second in fitting(subject, "schema", schema)
-	data.fedgate.policy.subjects[subject].schemas[first][second]
+# Who opens a schema, and by which patterns. Asked once for each schema in a question, whatever its tables.
+patterns(catalog, schema) := {[who, first, second] |
+	some who in matched
+	some first in fitting(who, "catalog", catalog)
+	some second in fitting(who, "schema", schema)
+	data.fedgate.policy.subjects[who].schemas[first][second]
 }
 
-opens_table(subject, catalog, schema, table) if {
-	some first in fitting(subject, "catalog", catalog)
-	some second in fitting(subject, "schema", schema)
-	some third in fitting(subject, "table", table)
-	data.fedgate.policy.subjects[subject].scopes[first][second][third]
+# Who opens all tables of a schema, and who those that begin somehow.
+opening_all(catalog, schema) := {who |
+	some [who, first, second] in patterns(catalog, schema)
+	data.fedgate.policy.subjects[who].scopes[first][second]["*"]
+}
+
+beginnings(catalog, schema) := {[who, start] |
+	some [who, first, second] in patterns(catalog, schema)
+	some start in data.fedgate.policy.subjects[who].stars.table
+	start != ""
+	data.fedgate.policy.subjects[who].scopes[first][second][concat("", [start, "*"])]
 }
 
 # The subjects of the asker that open a table, and those of them that are exempt.
-opening(catalog, schema, table) := {subject |
-	some subject in matched
-	opens_table(subject, catalog, schema, table)
+opening(catalog, schema, table) := (opening_all(catalog, schema) | {who |
+	some [who, first, second] in patterns(catalog, schema)
+	data.fedgate.policy.subjects[who].scopes[first][second][table]
+}) | {who |
+	some [who, start] in beginnings(catalog, schema)
+	startswith(table, start)
 }
 
-exempt(catalog, schema, table) := {subject |
-	some subject in opening(catalog, schema, table)
-	data.fedgate.policy.subjects[subject].admin
+exempt(catalog, schema, table) := {who |
+	some who in opening(catalog, schema, table)
+	data.fedgate.policy.subjects[who].admin
+}
+
+opened(catalog, schema, _) if count(opening_all(catalog, schema)) > 0
+
+opened(catalog, schema, table) if {
+	some [who, first, second] in patterns(catalog, schema)
+	data.fedgate.policy.subjects[who].scopes[first][second][table]
+}
+
+opened(catalog, schema, table) if {
+	some [_, start] in beginnings(catalog, schema)
+	startswith(table, start)
 }
 
 admin if {
