@@ -65,7 +65,9 @@ fn input(by: &str, action: Value) -> Value {
 /// Resources by shape, all of the source `climscore`.
 fn shape(name: &str) -> Value {
     let table = |catalog: &str| json!({"table": {"catalogName": catalog, "schemaName": "public", "tableName": "customers"}});
-    let function = |name: &str| json!({"function": {"catalogSchema": {"catalogName": "climscore", "schemaName": "system"}, "functionName": name}});
+    // As Trino 476 was seen to send it; `nested` is another version's way.
+    let function = |catalog: &str, schema: &str, name: &str| json!({"function": {"catalogName": catalog, "schemaName": schema, "functionName": name}});
+    let nested = |name: &str| json!({"function": {"catalogSchema": {"catalogName": "climscore", "schemaName": "system"}, "functionName": name}});
     let schema = json!({"schema": {"catalogName": "climscore", "schemaName": "public"}});
     match name {
         "none" => json!({}),
@@ -85,17 +87,15 @@ fn shape(name: &str) -> Value {
         "rename" => json!({"resource": table("climscore"), "targetResource": table("climscore")}),
         "rename_into" => json!({"resource": table("shop"), "targetResource": table("climscore")}),
         "rename_out" => json!({"resource": table("climscore"), "targetResource": table("shop")}),
-        "function" => {
-            json!({"resource": {"function": {"catalogSchema": {"catalogName": "climscore", "schemaName": "public"}, "functionName": "f"}}})
-        }
-        "query" => json!({"resource": function("query")}),
-        "execute" => json!({"resource": function("execute")}),
+        "function" => json!({"resource": function("climscore", "public", "f")}),
+        "query" => json!({"resource": function("climscore", "system", "query")}),
+        "nested_query" => json!({"resource": nested("query")}),
+        "nested_execute" => json!({"resource": nested("execute")}),
+        "execute" => json!({"resource": function("climscore", "system", "execute")}),
         "table_procedure" => {
             json!({"resource": {"table": table("climscore")["table"], "function": {"functionName": "optimize"}}})
         }
-        "builtin" => {
-            json!({"resource": {"function": {"catalogSchema": {"catalogName": "system", "schemaName": "builtin"}, "functionName": "sha256"}}})
-        }
+        "builtin" => json!({"resource": function("system", "builtin", "sha256")}),
         "plain_function" => json!({"resource": {"function": {"functionName": "sha256"}}}),
         "user" => json!({"resource": {"user": {"user": "ana"}}}),
         "systemSessionProperty" => {
@@ -543,7 +543,7 @@ fn opa_answers_as_the_document_means() {
             );
             assert_eq!(got, Some(json!(want)), "guard: {}", context());
 
-            let query = json!({"catalogSchema": {"catalogName": table[0], "schemaName": "system"}, "functionName": "query"});
+            let query = json!({"catalogName": table[0], "schemaName": "system", "functionName": "query"});
             let want = naive.veils(&identity, table[0]);
             let raw = ask(
                 "fedgate/readonly/deny",

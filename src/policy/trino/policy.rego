@@ -77,7 +77,7 @@ permitted(operation, resource) if {
 
 permitted(operation, resource) if {
 	operation in {"FilterFunctions", "ShowCreateFunction"}
-	visible_schema(resource.function.catalogSchema)
+	visible_schema(subject.place(resource.function))
 }
 
 # Functions of Trino itself, and what other catalogs bring where they are open.
@@ -90,7 +90,7 @@ permitted(operation, resource) if {
 permitted(operation, resource) if {
 	operation in {"ExecuteFunction", "CreateViewWithExecuteFunction"}
 	readonly.raw_query
-	catalog := subject.folded(resource.function.catalogSchema.catalogName)
+	catalog := subject.folded(subject.place(resource.function).catalogName)
 	data.fedgate.policy.catalogs[catalog]
 	some who in subject.matched
 	subject.opens_all(who, catalog)
@@ -188,13 +188,12 @@ readable(table) if {
 
 own_function(function) if {
 	is_string(function.functionName)
-	not function.catalogSchema
-	not function.catalogName
+	not subject.place(function).catalogName
 }
 
 own_function(function) if {
-	function.catalogSchema.catalogName == "system"
-	function.catalogSchema.schemaName == "builtin"
+	subject.place(function).catalogName == "system"
+	subject.place(function).schemaName == "builtin"
 }
 
 tables contains table if {

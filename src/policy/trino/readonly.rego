@@ -68,7 +68,7 @@ harmless := {
 raw_query if {
 	input.action.operation in {"ExecuteFunction", "CreateViewWithExecuteFunction"}
 	subject.folded(input.action.resource.function.functionName) == "query"
-	subject.folded(input.action.resource.function.catalogSchema.schemaName) == "system"
+	subject.folded(subject.place(input.action.resource.function).schemaName) == "system"
 }
 
 # Catalogs stand at different depths: in a table, a schema, a column, a function, the target of a rename, a list.

@@ -7,6 +7,9 @@ package fedgate.subject
 # Trino folds the names of catalogs, schemas, tables and columns to lower case, and so do the data.
 folded(name) := lower(name)
 
+# Trino 476 writes the catalog and schema of a function beside its name; other versions nest them.
+place(function) := object.get(function, "catalogSchema", function)
+
 user := input.context.identity.user
 
 groups contains group if some group in input.context.identity.groups
