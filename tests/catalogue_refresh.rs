@@ -94,3 +94,39 @@ async fn a_new_function_can_be_called_soon_and_a_failure_keeps_the_last_catalogu
     drop(client);
     gateway.stop();
 }
+
+#[tokio::test]
+async fn a_load_that_waits_holds_nobody_up() {
+    let source = Postgres::climscore(Options::default());
+    source.execute("climscore", "CREATE FUNCTION f() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1'");
+    let gateway = Gateway::start(setup(&source, "1h"));
+    let client = gateway.connect("visitor", "", "climscore").await.unwrap();
+    client.simple_query("SELECT f()").await.unwrap();
+
+    // The loader reads policies; statements over tables without any do not.
+    let admin = source.superuser_client("climscore").await;
+    admin.batch_execute("BEGIN; LOCK TABLE pg_catalog.pg_policy IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    source.execute("climscore", "CREATE FUNCTION fresh() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1'");
+    client.simple_query("SELECT fresh()").await.unwrap_err();
+    let waits = "SELECT count(*) FROM pg_catalog.pg_locks
+                  WHERE NOT granted AND relation = 'pg_catalog.pg_policy'::regclass";
+    let began = Instant::now();
+    while admin.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(began.elapsed() < BOUND, "nothing loads the catalogue");
+        tokio::task::yield_now().await;
+    }
+    // While it waits, old texts and new ones are judged by the last catalogue, also those of a text's first time.
+    for number in 0..200 {
+        client.simple_query(&format!("SELECT f() + {number} AS n{number}")).await.unwrap();
+    }
+    client.simple_query("SELECT fresh()").await.unwrap_err();
+    let still: i64 = admin.query_one(waits, &[]).await.unwrap().get(0);
+    assert_eq!(still, 1, "the load did not wait as long as that");
+
+    let mark = gateway.log_mark();
+    admin.batch_execute("ROLLBACK").await.unwrap();
+    gateway.wait_for_line_after(mark, "function catalogue in force");
+    client.simple_query("SELECT fresh()").await.unwrap();
+    drop(client);
+    gateway.stop();
+}

@@ -232,3 +232,79 @@ async fn a_live_check_points_out_what_stands_behind_names() {
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert!(json["sources"][0]["live"]["grants"]["remarks"].as_array().unwrap().len() >= 7, "{out}");
 }
+
+#[tokio::test]
+async fn an_audit_trail_that_cannot_work_is_a_problem_and_a_silent_sink_a_question() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("password"), "secret\n").unwrap();
+    fs::write(folder.path().join("a-file"), "").unwrap();
+    let base = toml("trust", &source("127.0.0.1:1", "reader", "password", "tls = \"disable\""));
+    let with = |audit: &str| format!("{base}\n[audit]\n{audit}\n");
+    let (answer, out, _) = check(folder.path(), &base, &[]).await;
+    assert!(answer == Answer::Yes && out.contains("audit trail: off"), "{out}");
+
+    let file = with("kind = \"file\"\npath = \"audit.jsonl\"\nspool = \"new/spool\"\nreads = true");
+    let (answer, out, _) = check(folder.path(), &file, &[]).await;
+    assert!(answer == Answer::Yes && out.contains("reads to the file"), "{out}");
+    assert!(
+        !folder.path().join("new").exists() && !folder.path().join("audit.jsonl").exists(),
+        "it changed something"
+    );
+
+    for (audit, why) in [
+        ("kind = \"file\"\npath = \"audit.jsonl\"\nspool = \"a-file/spool\"", "folder"),
+        ("kind = \"file\"\npath = \"a-file/audit.jsonl\"", "cannot append"),
+        ("kind = \"file\"\npath = \"missing/audit.jsonl\"", "cannot append"),
+        ("kind = \"file\"\npath = \".\"", "cannot append"),
+    ] {
+        let (answer, out, _) = check(folder.path(), &with(audit), &[]).await;
+        assert!(
+            answer == Answer::No && out.contains("problem: audit: ") && out.contains(why),
+            "{audit}: {out}"
+        );
+    }
+
+    // Nobody listens there; without --live nobody asks.
+    let logs = with("kind = \"victorialogs\"\nurl = \"http://127.0.0.1:1\"\ntimeout = \"2s\"");
+    let (answer, _, _) = check(folder.path(), &logs, &[]).await;
+    assert_eq!(answer, Answer::Yes);
+    let (answer, out, _) = check(folder.path(), &logs, &["--live"]).await;
+    assert!(
+        answer == Answer::Unknown
+            && out.contains("problem: live: the audit sink cannot be used: VictoriaLogs: cannot connect"),
+        "{out}"
+    );
+}
+
+#[tokio::test]
+async fn the_policy_document_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("p"), "x").unwrap();
+    let with = |document: &str| toml("trust", &format!("{}{document}", source("127.0.0.1:1", "u", "p", "")));
+    let file = with("[document]\nkind = \"file\"\npath = \"policy.json\"\n");
+    let (answer, out, _) = check(folder.path(), &file, &[]).await;
+    assert_eq!(answer, Answer::Unknown);
+    assert!(out.contains("problem: the policy document cannot be read: No such file"), "{out}");
+    let good = r#"{"version": 1, "mask_library": {"m": {"strength": 1}}, "subjects": {"a": {"kind": "role", "masks": [
+        {"catalog": "c", "schema": "s", "table": "t", "column": "x", "mask": "m"}]}}}"#;
+    fs::write(folder.path().join("policy.json"), good).unwrap();
+    let (answer, out, _) = check(folder.path(), &file, &[]).await;
+    assert!(out.contains("policy.json, 1 subjects, 1 masks"), "{out}");
+    assert_eq!(answer, Answer::Yes, "{out}");
+    fs::write(folder.path().join("policy.json"), good.replace("\"mask\": \"m\"", "\"mask\": \"n\"")).unwrap();
+    let (answer, out, _) = check(folder.path(), &file, &[]).await;
+    assert!(out.contains("problem: document:") && out.contains("subjects.a.masks[0].mask"), "{out}");
+    assert_eq!(answer, Answer::No);
+    // A ConfigMap is somebody else's to answer for: only with --live.
+    let map =
+        with("[document]\nkind = \"config-map\"\nnamespace = \"n\"\nname = \"m\"\nkubeconfig = \"none\"\n");
+    let (answer, out, _) = check(folder.path(), &map, &[]).await;
+    assert!(out.contains("policy document: policy.json of the ConfigMap n/m\n"), "{out}");
+    assert_eq!(answer, Answer::Yes);
+    let (answer, out, _) = check(folder.path(), &map, &["--live"]).await;
+    assert!(
+        out.contains("problem: the credentials for the Kubernetes API cannot be used: kubeconfig"),
+        "{out}"
+    );
+    assert_eq!(answer, Answer::Unknown);
+}

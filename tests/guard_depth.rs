@@ -11,7 +11,7 @@ use std::time::Duration;
 use fedgate::guard::{Context, Mode, Step, judge};
 use fedgate::ids::SourceName;
 use fedgate::sql::Limits;
-use fedgate::sql::catalogue::Catalogue;
+use fedgate::sql::catalogue::{Catalogue, graph};
 use fedgate::upstream::catalogue;
 use support::{Options, Postgres};
 use tokio_postgres::Client;
@@ -142,6 +142,30 @@ CREATE OPERATOR <%> (LEFTARG = money_of, RIGHTARG = money_of, FUNCTION = m_ne);
 CREATE TABLE tm (id int, m money_of); INSERT INTO tm VALUES (1, 'small');
 CREATE FUNCTION a_lot() RETURNS money_of STABLE LANGUAGE sql AS $$ SELECT 'big'::public.money_of $$;
 CREATE VIEW v_of_tm AS SELECT m AS x FROM tm;
+
+-- What text and XML become by themselves, without a function.
+CREATE TYPE sly;
+CREATE FUNCTION sly_in(cstring) RETURNS sly IMMUTABLE STRICT LANGUAGE internal AS 'textin';
+CREATE FUNCTION sly_out(sly) RETURNS cstring IMMUTABLE STRICT LANGUAGE internal AS 'textout';
+CREATE TYPE sly (INPUT = sly_in, OUTPUT = sly_out, LIKE = text);
+CREATE CAST (text AS sly) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (xml AS sly) WITHOUT FUNCTION AS IMPLICIT;
+CREATE FUNCTION to_sly(int) RETURNS sly SECURITY DEFINER LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM nextval('public.ran'); RETURN 'x'; END $$;
+CREATE CAST (int AS sly) WITH FUNCTION to_sly AS IMPLICIT;
+CREATE FUNCTION takes(sly) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+CREATE FUNCTION sly_is(sly, sly) RETURNS bool IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+CREATE FUNCTION sly_cmp(sly, sly) RETURNS int SECURITY DEFINER LANGUAGE plpgsql AS
+  $$ BEGIN PERFORM nextval('public.ran'); RETURN 0; END $$;
+CREATE OPERATOR <%< (LEFTARG = sly, RIGHTARG = sly, FUNCTION = sly_is);
+CREATE OPERATOR <%= (LEFTARG = sly, RIGHTARG = sly, FUNCTION = sly_is);
+CREATE OPERATOR =%= (LEFTARG = sly, RIGHTARG = sly, FUNCTION = sly_is);
+CREATE OPERATOR >%= (LEFTARG = sly, RIGHTARG = sly, FUNCTION = sly_is);
+CREATE OPERATOR >%> (LEFTARG = sly, RIGHTARG = sly, FUNCTION = sly_is);
+CREATE OPERATOR CLASS sly_ops DEFAULT FOR TYPE sly USING btree AS
+  OPERATOR 1 <%<, OPERATOR 2 <%=, OPERATOR 3 =%=, OPERATOR 4 >%=, OPERATOR 5 >%>, FUNCTION 1 sly_cmp(sly, sly);
+CREATE TABLE tsly (id int, s sly); INSERT INTO tsly VALUES (1, 'a'), (2, 'b');
+CREATE TABLE txml (id int, x xml); INSERT INTO txml VALUES (1, '<a/>'), (2, '<b/>');
 
 CREATE SCHEMA shadow;
 CREATE FUNCTION shadow.lower(text) RETURNS text SECURITY DEFINER LANGUAGE plpgsql AS
@@ -312,6 +336,21 @@ const CASES: &[(&str, Want)] = &[
     ("SELECT id FROM public.plain WHERE id <> 1 AND name <> 'x' AND name NOT IN ('x', NULL)", Pass),
     ("SELECT 'a' <> 'b', NULL <> NULL, 1 <> 2, now() <> now(), (1, 2) <> (3, 4), '{1}'::int[] <> '{}'", Pass),
     ("SELECT id <> 1 FROM tm", Price),
+    // what becomes another type without a function
+    ("SELECT takes(id) FROM public.plain", Runs),
+    ("SELECT takes('a'::text)", Price),
+    ("SELECT 1 <%= 'a'::text", Runs),
+    ("SELECT 1::sly", Runs),
+    ("SELECT s FROM tsly ORDER BY s", Runs),
+    ("SELECT id FROM tsly", Price),
+    ("SELECT id FROM txml ORDER BY x", Runs),
+    ("SELECT DISTINCT name FROM public.plain ORDER BY name DESC", Pass),
+    ("SELECT name, count(*), max(name) FROM public.plain GROUP BY name HAVING min(name) > 'A'", Pass),
+    ("SELECT name FROM public.plain UNION SELECT 'x' INTERSECT SELECT 'x'", Pass),
+    ("SELECT a.id FROM public.plain a JOIN public.plain b USING (name)", Pass),
+    ("SELECT ARRAY[name] = ARRAY['x'], (id, name) < (2, 'b'), greatest(name, 'x') FROM public.plain", Pass),
+    ("SELECT name = ANY ('{a,b}'), name || id, id::text < name, nullif(name, 'a') FROM public.plain", Pass),
+    ("SELECT rank() OVER (ORDER BY name), coalesce(name, 'x') LIKE 'a%' FROM public.plain", Pass),
 ];
 
 fn verdict(catalogue: &Catalogue, sql: &str) -> Result<(), String> {
@@ -366,6 +405,18 @@ async fn what_is_admitted_runs_nothing_planted() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), CASES.len(), wrong.join("\n"));
+}
+
+/// What the graph takes for sorted and compared as what it is, is so.
+#[tokio::test]
+async fn types_with_operator_classes_of_their_own_are_such() {
+    let server = Postgres::start(Options::default());
+    let admin = server.superuser_client("postgres").await;
+    let query = "SELECT t.oid FROM pg_type t WHERE t.oid = ANY ($1) AND (
+                   SELECT count(DISTINCT a.amname) FROM pg_opclass c JOIN pg_am a ON a.oid = c.opcmethod
+                    WHERE c.opcintype = t.oid AND c.opcdefault AND a.amname IN ('btree', 'hash')) = 2";
+    let found = within(admin.query(query, &[&graph::SORTED])).await.unwrap();
+    assert_eq!(found.len(), graph::SORTED.len());
 }
 
 /// The server's own views are read by monitoring and by clients.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fedgate::http::{Parts, serve};
+use fedgate::http::{Parts, no_loop, open_door, serve};
 use fedgate::ids::SourceName;
 use fedgate::metrics::Metrics;
 use fedgate::status::{Fault, Phase, Status};
@@ -28,7 +28,8 @@ async fn start() -> Side {
     let address = listener.local_addr().unwrap();
     let (shutdown, stop) = oneshot::channel();
     let (status, metrics) = (Status::new(), Arc::new(Metrics::new().unwrap()));
-    let parts = Parts { metrics: metrics.clone(), status: status.subscribe() };
+    let parts =
+        Parts { metrics: metrics.clone(), status: status.subscribe(), door: open_door(), sync: no_loop() };
     let task = tokio::spawn(serve(listener, parts, async {
         // Ends with its sender too.
         let _ = stop.await;

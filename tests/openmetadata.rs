@@ -127,7 +127,7 @@ fn what_is_not_whole_is_no_picture() {
         ),
         ("another shape", vec![json!({"responseMessage": "garbage cursor"})], "missing field `data`"),
         ("no paging", vec![json!({"data": []})], "missing field `paging`"),
-        ("a name of three parts", vec![page(&[table("a.b.c", &json!([]))], 1, None)], "it has 3 parts"),
+        ("a name of three parts", vec![page(&[table("pg_lab.b.c", &json!([]))], 1, None)], "it has 3 parts"),
         ("nesting without end", vec![page(&[table(name, &deep)], 1, None)], "recursion limit"),
         (
             "a tag that is no text",

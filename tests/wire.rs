@@ -358,3 +358,14 @@ fn the_extended_protocol_of_an_ordinary_role() {
 fn prepared_statements_portals_and_cursors() {
     hold(include_str!("wire/prepared.yaml"), (SUPERUSER, SUPERUSER_PASSWORD));
 }
+
+#[test]
+fn there_are_enough_sequences() {
+    let files = [
+        include_str!("wire/simple.yaml"),
+        include_str!("wire/extended.yaml"),
+        include_str!("wire/prepared.yaml"),
+    ];
+    let counted: usize = files.iter().map(|text| cases(text).len()).sum();
+    assert!(counted >= 120, "only {counted} sequences are compared with a server");
+}

@@ -5,6 +5,7 @@
 //! behind: no process, no folder.
 
 mod cases;
+mod pii;
 mod screen;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -128,6 +129,7 @@ async fn walk(keep: bool, finished: Arc<AtomicBool>) -> Result<usize, String> {
     transactions(&mut walk, &gateway).await?;
     what_psql_shows(&mut walk, &source, &gateway);
     evidence(&mut walk, &source, &gateway, &before, mark, sent).await?;
+    tokio::task::block_in_place(|| pii::Loop::new(&gateway).walk(&mut walk))?;
     connection_lines(&walk.screen, &gateway);
 
     let total = walk.kept + walk.broken.len();
@@ -210,14 +212,16 @@ access = [{{ users = ["{USER}"], cidr = ["127.0.0.0/8"] }}]
 [http]
 listen = "127.0.0.1:0"
 auth = "none"
-"#,
+{pii}"#,
+        pii = pii::TOML,
         address = source.address(),
         superuser = support::SUPERUSER,
     );
-    Ok(Setup::new(toml)
+    let setup = Setup::new(toml)
         .file("users.txt", users_file()?)
         .file("reader-password", support::READER_PASSWORD)
-        .file("admin-password", support::SUPERUSER_PASSWORD))
+        .file("admin-password", support::SUPERUSER_PASSWORD);
+    Ok(pii::files().into_iter().fold(setup, |setup, (name, text)| setup.file(name, text)))
 }
 
 /// Asks the gateway's own command for the verifier, as an operator would.

@@ -14,6 +14,7 @@ pub struct Refused {
     /// Class and message of the refusal.
     pub class: String,
     pub message: String,
+    pub detail: String,
     /// Byte offset of the token that decided.
     pub offset: Option<usize>,
 }
@@ -39,7 +40,11 @@ pub fn grouped(refused: &[Refused]) -> String {
                 format!("  << at: {}", near.replace(['\n', '\r'], " "))
             });
             let statement = one.text.lines().map(str::trim).collect::<Vec<_>>().join(" ");
-            let _ = writeln!(text, "{}:{}: {}{at}\n    {statement}", one.file, one.line, one.message);
+            let _ = writeln!(
+                text,
+                "{}:{}: {} {}{at}\n    {statement}",
+                one.file, one.line, one.message, one.detail
+            );
         }
     }
     text

@@ -77,6 +77,22 @@ impl Script {
         data
     }
 
+    /// Do lines up to `\.` follow? A COPY that is meant to fail has none, and psql would go on with what stands there.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        let mut lines = self.text.get(self.at..).unwrap_or_default().split(|letter| *letter == '\n').skip(1);
+        loop {
+            let Some(line) = lines.next() else { return false };
+            let line: String = line.iter().collect::<String>().to_ascii_lowercase();
+            if line == "\\." {
+                return true;
+            }
+            if line.contains("from stdin") {
+                return false;
+            }
+        }
+    }
+
     /// The next statement or command that no `\if` skips.
     pub fn next_item(&mut self) -> Option<Item> {
         loop {

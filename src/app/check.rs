@@ -10,9 +10,11 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
+use crate::app::audit;
 use crate::app::behind;
 use crate::app::grants::{self, Grants};
-use crate::config::{self, Auth, Config, Finding, Severity, TlsMode, Users};
+use crate::config::{self, Auth, Config, DocumentPlace, DocumentSection, Finding, Severity, TlsMode, Users};
+use crate::sync::publisher::{AnyPublisher, PublishError, Publisher};
 use crate::upstream::{self, RelayFit, relay_works};
 
 #[derive(Debug, Args)]
@@ -59,6 +61,12 @@ struct Report {
     gateway: Vec<String>,
     findings: Vec<Finding>,
     sources: Vec<SourceReport>,
+    /// Why the policy document cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<String>,
+    /// Why the audit sink does not answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,6 +101,12 @@ pub fn findings(config: &Config) -> Vec<Finding> {
         if let Err(error) = upstream::Source::new(source.clone()) {
             add(Severity::Problem, "tls", error.to_string());
         }
+    }
+    if let Some(section) = &config.audit
+        && let Err(error) = audit::check(section)
+    {
+        let (source, key) = (None, "audit".to_owned());
+        findings.push(Finding { severity: Severity::Problem, source, key, message: error.to_string() });
     }
     findings
 }
@@ -142,9 +156,17 @@ pub async fn run(
         }
     };
     let mut report = report(&args.config, &config);
+    if let Some(section) = &config.document {
+        report.look_at(section, args.live).await;
+    }
     if args.live {
         for (entry, source) in report.sources.iter_mut().zip(&config.sources) {
             entry.live = Some(live(source.clone()).await);
+        }
+        if let Some(section) = &config.audit
+            && let Err(error) = audit::dial(section).await
+        {
+            report.audit = Some(error.to_string());
         }
     }
     report.answer = report.judge();
@@ -193,6 +215,8 @@ fn report(file: &Path, config: &Config) -> Report {
         answer: Answer::Yes,
         gateway: gateway_facts(config),
         findings: of(None),
+        document: None,
+        audit: None,
         sources: config
             .sources
             .iter()
@@ -233,6 +257,7 @@ fn gateway_facts(config: &Config) -> Vec<String> {
         Some(http) => format!("HTTP on {}", http.listen),
         None => "HTTP: off".to_owned(),
     });
+    facts.push(config.audit.as_ref().map_or_else(|| "audit trail: off".to_owned(), audit::fact));
     facts
 }
 
@@ -286,13 +311,46 @@ impl SourceReport {
 }
 
 impl Report {
+    /// Reads the policy document once; one in a ConfigMap only when others may be asked.
+    async fn look_at(&mut self, section: &DocumentSection, live: bool) {
+        let (place, remote) = match &section.place {
+            DocumentPlace::File { path } => (path.display().to_string(), false),
+            DocumentPlace::ConfigMap { namespace, name, key, .. } => {
+                (format!("{key} of the ConfigMap {namespace}/{name}"), true)
+            }
+        };
+        let mut fact = format!("policy document: {place}");
+        if !remote || live {
+            match AnyPublisher::new(&section.place).read().await {
+                Ok(read) => {
+                    let subjects = &read.document.policy().subjects;
+                    let masks: usize = subjects.values().map(|subject| subject.masks.len()).sum();
+                    let _ = write!(fact, ", {} subjects, {masks} masks", subjects.len());
+                }
+                Err(error @ (PublishError::Document(_) | PublishError::NoKey { .. })) => {
+                    self.findings.push(Finding {
+                        severity: Severity::Problem,
+                        source: None,
+                        key: "document".to_owned(),
+                        message: error.to_string(),
+                    });
+                }
+                Err(error) => self.document = Some(error.to_string()),
+            }
+        }
+        self.gateway.push(fact);
+    }
+
     fn all_findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().chain(self.sources.iter().flat_map(|source| &source.findings))
     }
 
     /// What could not be answered outweighs what is no: it may hide more of it.
     fn judge(&self) -> Answer {
-        if self.sources.iter().any(SourceReport::unreachable) {
+        if self.sources.iter().any(SourceReport::unreachable)
+            || self.audit.is_some()
+            || self.document.is_some()
+        {
             Answer::Unknown
         } else if self.all_findings().any(|finding| finding.severity == Severity::Problem)
             || self.sources.iter().any(SourceReport::drifted)
@@ -308,6 +366,12 @@ impl Report {
         page.line(0, "", &format!("{}: can be read", self.file.display()));
         page.line(0, "", "gateway");
         page.facts(&self.gateway, &self.findings);
+        if let Some(error) = &self.document {
+            page.line(1, "problem: ", error);
+        }
+        if let Some(error) = &self.audit {
+            page.line(1, "problem: live: ", error);
+        }
         for source in &self.sources {
             let mark = if source.read_only { "read-only" } else { "OPEN FOR WRITES" };
             page.line(0, "", &format!("source {} ({mark})", source.name));

@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::check::{self, CheckArgs};
 use super::explain_args::{self, ExplainArgs};
+use super::sync::{self, SyncArgs};
 use super::users::{self, UsersArgs};
 use super::{logging, run};
 use crate::config::{Config, LogFormat};
@@ -39,6 +40,8 @@ enum Command {
     Check(CheckArgs),
     /// Say whether a statement would be admitted, and why not.
     Explain(ExplainArgs),
+    /// The PII loop by hand: what it would do, one run, its history and a rollback.
+    Sync(SyncArgs),
     /// Make SCRAM verifiers for the users file.
     Users(UsersArgs),
 }
@@ -80,6 +83,15 @@ pub fn main() -> ExitCode {
         }
         Command::Explain(arguments) => {
             match explain_args::run(&arguments, std::io::stdin().lock(), std::io::stdout()) {
+                Ok(answer) => ExitCode::from(answer.exit_code()),
+                Err(error) => unanswered(&error),
+            }
+        }
+        Command::Sync(arguments) => {
+            if let Err(error) = logging::start(LogFormat::Text, LevelFilter::WARN) {
+                return unanswered(&error);
+            }
+            match sync::run(&arguments, &mut std::io::stdout()) {
                 Ok(answer) => ExitCode::from(answer.exit_code()),
                 Err(error) => unanswered(&error),
             }

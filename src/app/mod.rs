@@ -2,15 +2,19 @@
 //!
 //! Invariant: only this room knows every other one.
 
+mod audit;
 mod behind;
 pub mod check;
 mod cli;
+mod document;
 pub mod explain;
 mod explain_args;
 mod grants;
 pub mod logging;
+mod policy_loop;
 mod run;
 mod sources;
+mod sync;
 pub mod users;
 mod workers;
 

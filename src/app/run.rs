@@ -1,7 +1,8 @@
 //! `fedgate run`: load, build, listen, serve, drain.
 //!
 //! Invariant: the order of the end is fixed: new clients are turned away, running statements finish,
-//! what is left is told, threads end, and the HTTP side ends last so that it can say what happens.
+//! what is left is told, the audit trail is written down, threads end, and the HTTP side ends last so that it can say
+//! what happens.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,13 +18,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::audit::Audit;
+use super::document::DocumentReader;
+use super::policy_loop::{LoopError, PolicyLoop, Sections};
 use super::sources::Sources;
 use super::workers::{Spawner, Workers};
-use crate::config::{Auth, Config, UsersFile};
+use crate::audit::journal::Journal;
+use crate::config::{AuditSection, Auth, Config, HttpAuth, UsersFile};
 use crate::guard::VerdictCache;
+use crate::http::{Door, Issuer, Keys, SyncView};
 use crate::metrics::{Metrics, Outcome, StartupFailure};
 use crate::session::{self, Cancels, Drain, Keepsakes, Shared, Throttle, Tls};
 use crate::status::{Phase, Status};
+use crate::sync::reader::Outlet;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -52,8 +59,14 @@ pub enum RunError {
     Trust { address: SocketAddr },
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
+    #[error(transparent)]
+    Audit(#[from] super::audit::AuditError),
     #[error("cannot set up metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    #[error("the sync loop cannot start: {0}")]
+    Loop(#[from] LoopError),
+    #[error("http.auth: {0}")]
+    Keys(#[from] crate::client::ClientError),
 }
 
 /// Runs the gateway until a signal ends it.
@@ -97,15 +110,26 @@ struct Gateway {
     shared: watch::Sender<Arc<Shared>>,
     metrics: Arc<Metrics>,
     files: Files,
+    /// The audit trail that runs, whatever a later configuration says.
+    audited: Option<AuditSection>,
+    journal: Option<Journal>,
+    /// What the loop goes by, and what a reload wants it to go by.
+    sections: Sections,
+    wanted: Option<Sections>,
+    policy_loop: Option<PolicyLoop>,
+    view: watch::Sender<Option<SyncView>>,
+    document: DocumentReader,
 }
 
 impl Gateway {
     async fn run(path: &Path, config: Config, workers: &Workers) -> Result<(), RunError> {
         let mut end = End::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
+        let mut run_now = signal(SignalKind::user_defined1())?;
         let metrics = Arc::new(Metrics::new()?);
         let status = Status::new();
         let (drain, draining) = watch::channel(Drain::Not);
+        let audit = config.audit.as_ref().map(|section| Audit::start(section, &metrics.audit)).transpose()?;
         let kept = Arc::new(Keepsakes {
             cancels: Arc::new(Cancels::default()),
             throttle: Throttle::default(),
@@ -117,6 +141,7 @@ impl Gateway {
                 panics: metrics.panics.clone(),
             })?,
             drain: draining.clone(),
+            trail: audit.as_ref().map(Audit::trail),
         });
 
         let mut listeners = Vec::new();
@@ -131,6 +156,11 @@ impl Gateway {
         let files = Files::of(path, &config, &Files::default());
         let shared = watch::Sender::new(Arc::new(share(&config, &mut sources)?));
 
+        let sections = Sections::of(&config);
+        let journal = audit.as_ref().map(|audit| audit.journal.clone());
+        let policy_loop = PolicyLoop::start(&sections, journal.clone(), &metrics.sync)?;
+        let view = watch::Sender::new(policy_loop.as_ref().map(|policy_loop| policy_loop.view.clone()));
+
         let mut tasks = JoinSet::new();
         if let Some(listener) = http {
             let address = listener.local_addr()?;
@@ -140,7 +170,18 @@ impl Gateway {
                 let _ = stop.wait_for(|drain| *drain == Drain::Now).await;
             };
             tracing::info!(%address, "http listening");
-            let parts = crate::http::Parts { metrics: Arc::clone(&metrics), status: status.subscribe() };
+            let door = match config.http.as_ref().map(|http| &http.auth) {
+                Some(HttpAuth::Jwt(auth)) => {
+                    Door::Jwt(Box::new(Issuer { auth: auth.clone(), keys: Keys::new(&auth.keys)? }))
+                }
+                Some(HttpAuth::None) | None => Door::Open,
+            };
+            let parts = crate::http::Parts {
+                metrics: Arc::clone(&metrics),
+                status: status.subscribe(),
+                door: Arc::new(door),
+                sync: view.subscribe(),
+            };
             tasks.spawn(crate::http::serve(listener, parts, stop));
         }
         let clients = Arc::new(AtomicUsize::new(0));
@@ -160,9 +201,28 @@ impl Gateway {
             // Ends when this function does; sessions are the workers' and are waited for below.
             tasks.spawn(acceptor.run());
         }
+        let mut document = DocumentReader::new(Outlet::default(), metrics.document.clone());
+        document.configure(config.document.as_ref());
+        if let Some(policy_loop) = &policy_loop {
+            document.follow(policy_loop.view.handle.status());
+        }
         status.set_phase(Phase::Ready);
 
-        let mut gateway = Self { path: path.to_owned(), sources, bound, shared, metrics, files };
+        let mut gateway = Self {
+            path: path.to_owned(),
+            sources,
+            bound,
+            shared,
+            metrics,
+            files,
+            audited: config.audit,
+            journal,
+            sections,
+            wanted: None,
+            policy_loop,
+            view,
+            document,
+        };
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -174,7 +234,9 @@ impl Gateway {
                         gateway.reload("a changed file");
                     }
                 }
+                _ = run_now.recv() => gateway.run_now(),
             }
+            gateway.turn_loop().await;
         }
 
         let at_most = gateway.shared.borrow().gateway.drain_timeout;
@@ -188,6 +250,14 @@ impl Gateway {
         drain.send_replace(Drain::Now);
         if !workers.idle(LAST_WORD).await {
             tracing::warn!(clients = clients.load(Ordering::Relaxed), "sessions left behind");
+        }
+        if let Some(policy_loop) = gateway.policy_loop.take() {
+            policy_loop.end().await;
+        }
+        gateway.document.end().await;
+        if let Some(audit) = audit {
+            // Last: sessions and whatever changes policy have told what they had to tell.
+            audit.end().await;
         }
         tracing::info!("ended");
         Ok(())
@@ -205,13 +275,18 @@ impl Gateway {
             {
                 tracing::warn!("gateway.listen and the threads take effect at the next start");
             }
+            if config.audit != self.audited {
+                tracing::warn!("audit takes effect at the next start");
+            }
             may_trust(&config.gateway.auth, &self.bound)?;
             let files = Files::of(&self.path, &config, &self.files);
             let shared = share(&config, &mut self.sources)?;
-            Ok((files, shared))
+            Ok((files, shared, Sections::of(&config)))
         });
         match reloaded {
-            Ok((files, shared)) => {
+            Ok((files, shared, sections)) => {
+                self.document.configure(sections.document.as_ref());
+                self.wanted = (sections != self.sections).then_some(sections);
                 self.files = files;
                 self.shared.send_replace(Arc::new(shared));
                 self.metrics.config_reload(Outcome::Ok);
@@ -222,6 +297,42 @@ impl Gateway {
                 tracing::error!(why, %error, "the new configuration cannot be used; the old one stays");
             }
         }
+    }
+}
+
+impl Gateway {
+    /// SIGUSR1.
+    fn run_now(&self) {
+        match &self.policy_loop {
+            Some(policy_loop) => match policy_loop.view.handle.signal() {
+                Ok(()) => tracing::info!("SIGUSR1: the sync loop runs"),
+                Err(error) => tracing::warn!(%error, "SIGUSR1 found no place"),
+            },
+            None => tracing::info!("SIGUSR1: the sync loop is off"),
+        }
+    }
+
+    /// After a reload: a loop whose sections have changed ends, and one by the new sections begins.
+    async fn turn_loop(&mut self) {
+        let Some(sections) = self.wanted.take() else { return };
+        if let Some(policy_loop) = self.policy_loop.take() {
+            self.view.send_replace(None);
+            policy_loop.end().await;
+        }
+        match PolicyLoop::start(&sections, self.journal.clone(), &self.metrics.sync) {
+            Ok(policy_loop) => {
+                if let Some(policy_loop) = &policy_loop {
+                    self.document.follow(policy_loop.view.handle.status());
+                }
+                self.policy_loop = policy_loop;
+            }
+            Err(error) => {
+                self.metrics.config_reload(Outcome::Failed);
+                tracing::error!(%error, "the sync loop is off until its configuration can be used");
+            }
+        }
+        self.view.send_replace(self.policy_loop.as_ref().map(|policy_loop| policy_loop.view.clone()));
+        self.sections = sections;
     }
 }
 

@@ -3,7 +3,7 @@
 //! Invariant: an event leaves the spool only when the sink has it for certain, or when the sink never took it alone
 //! while it took others: then it stands in a file beside the spool. A sink that takes nothing loses nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -79,6 +79,8 @@ pub struct Deliverer<S> {
     /// Deliveries that were confirmed: that the sink works for others.
     proofs: u64,
     suspects: HashMap<u64, Suspect>,
+    /// Events that were missing while others of the same delivery were there.
+    left_out: HashSet<u64>,
 }
 
 /// An event that was not taken alone.
@@ -116,6 +118,7 @@ impl<S: Sink> Deliverer<S> {
             tried_suspect: false,
             proofs: 0,
             suspects: HashMap::new(),
+            left_out: HashSet::new(),
         };
         (deliverer, watched)
     }
@@ -251,6 +254,9 @@ impl<S: Sink> Deliverer<S> {
             return self.suspect(alone, &fault).await;
         }
         if count > 0 {
+            // One delivery's at a time.
+            self.left_out = batch.iter().map(|waiting| waiting.number).collect();
+            self.left_out.retain(|number| !confirmed.contains(number));
             self.size = (missing / 2).max(1);
             return Step::On;
         }
@@ -277,7 +283,9 @@ impl<S: Sink> Deliverer<S> {
         let due =
             Instant::now() + self.pause(self.suspects.get(&waiting.number).map_or(0, |known| known.alone));
         let proofs = self.proofs;
-        let suspect = self.suspects.entry(waiting.number).or_insert(Suspect { alone: 0, proofs, due });
+        let before = proofs.saturating_sub(u64::from(self.left_out.contains(&waiting.number)));
+        let suspect =
+            self.suspects.entry(waiting.number).or_insert(Suspect { alone: 0, proofs: before, due });
         suspect.alone = suspect.alone.saturating_add(1);
         suspect.due = due;
         if suspect.alone < ALONE || proofs == suspect.proofs {
@@ -300,6 +308,7 @@ impl<S: Sink> Deliverer<S> {
             return Step::Pause(Some(due));
         }
         self.suspects.remove(&waiting.number);
+        self.left_out.remove(&waiting.number);
         self.metrics.set_aside.inc();
         self.status.send_modify(|status| status.set_aside += 1);
         tracing::error!(

@@ -46,6 +46,8 @@ pub enum SpoolError {
     InUse { file: String },
     #[error("the audit spool's folder {folder} cannot be made: {error}")]
     Folder { folder: String, error: std::io::Error },
+    #[error("the audit spool's file {file} cannot be used: {error}")]
+    File { file: String, error: std::io::Error },
     #[error("the audit spool cannot be used: {0}")]
     Storage(#[from] redb::Error),
     #[error("the audit spool holds an entry that cannot be read: {0}")]
@@ -114,11 +116,41 @@ impl Spool {
         Self::open(&folder.join(FILE), bounds)
     }
 
+    /// Whether a spool could be in this folder, as far as that can be told without making, locking or changing it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(folder: &Path) -> Result<()> {
+        if let Err(error) = is_folder(folder) {
+            return Err(SpoolError::Folder { folder: folder.display().to_string(), error });
+        }
+        let file = folder.join(FILE);
+        match std::fs::OpenOptions::new().read(true).write(true).open(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(SpoolError::File { file: file.display().to_string(), error })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Opens or makes the spool in this file.
     ///
     /// # Errors
     /// The file cannot be used, or another process has it open.
     pub fn open(file: &Path, bounds: Bounds) -> Result<Self> {
+        // A file that a crash has left half made is none, and would be an error for ever: it gets its name when it is
+        // whole.
+        if !file.exists() {
+            let beside = file.with_extension("new");
+            drop(Database::builder().set_cache_size(CACHE).create(&beside).or_else(|error| match error {
+                DatabaseError::DatabaseAlreadyOpen => Err(error),
+                _ => {
+                    std::fs::remove_file(&beside)?;
+                    Database::builder().set_cache_size(CACHE).create(&beside)
+                }
+            })?);
+            std::fs::rename(&beside, file).map_err(|error| SpoolError::Storage(redb::Error::Io(error)))?;
+        }
         let mut database =
             Database::builder().set_cache_size(CACHE).create(file).map_err(|error| match error {
                 DatabaseError::DatabaseAlreadyOpen => SpoolError::InUse { file: file.display().to_string() },
@@ -309,6 +341,20 @@ impl Spool {
         transaction.commit()?;
         Ok(result)
     }
+}
+
+/// Is this a folder, or could one be made there?
+pub(super) fn is_folder(path: &Path) -> std::io::Result<()> {
+    for place in path.ancestors() {
+        let place = if place.as_os_str().is_empty() { Path::new(".") } else { place };
+        match std::fs::metadata(place) {
+            Ok(there) if there.is_dir() => return Ok(()),
+            Ok(_) => return Err(std::io::ErrorKind::NotADirectory.into()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(std::io::ErrorKind::NotFound.into())
 }
 
 type Entries<'t> = redb::Table<'t, u64, &'static [u8]>;

@@ -234,7 +234,7 @@ pub enum DocumentPlace {
 }
 
 /// `[sync]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SyncSection {
     pub enabled: bool,
     /// From the end of one periodic run to the next, give or take a tenth.

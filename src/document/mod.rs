@@ -5,6 +5,7 @@
 //! is [`AUTO`] are ever changed, and only by [`Document::with_masks`].
 
 mod scope;
+mod snapshot;
 mod strict;
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub use scope::{Pattern, Scope};
+pub use snapshot::Snapshot;
 
 /// `source` of the mask entries that belong to the sync loop.
 pub const AUTO: &str = "auto-pii";

@@ -3,9 +3,17 @@
 //! Invariant: this room sees handles and receivers only: nothing here can reach a source or a
 //! session, and nothing it answers names a host, a login at a source or a secret.
 
+mod api;
+mod jwks;
+mod jwt;
+mod loop_view;
 mod problem;
 mod readiness;
 mod server;
 
+pub use api::{description, no_loop, open_door};
+pub use jwks::{KeyError, Keys};
+pub use jwt::{Door, Issuer};
+pub use loop_view::{SyncView, config_view, report_json};
 pub use readiness::{Readiness, Reason};
 pub use server::{Parts, router, serve};

@@ -13,10 +13,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
@@ -24,6 +24,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::http::api::{self, RUN_PATIENCE};
+use crate::http::jwt::{Door, Need};
+use crate::http::loop_view::SyncView;
 use crate::http::problem::{Problem, json};
 use crate::http::readiness::Readiness;
 use crate::metrics::Metrics;
@@ -49,6 +52,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub status: watch::Receiver<GatewayStatus>,
+    /// Who calls.
+    pub door: Arc<Door>,
+    /// The loop, while it is on.
+    pub sync: watch::Receiver<Option<SyncView>>,
 }
 
 /// Every path that is served.
@@ -58,6 +65,14 @@ pub fn router(parts: Parts) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/v1/sources", get(sources))
+        .route("/api/v1/status", get(api::status))
+        .route("/api/v1/config", get(api::config))
+        .route("/api/v1/sync", post(api::sync))
+        .route("/api/v1/sync/plan", get(api::plan))
+        .route("/api/v1/sync/history", get(api::history))
+        .route("/api/v1/sync/rollback", post(api::rollback))
+        .route("/api/v1/openapi.json", get(api::openapi))
+        .route("/hooks/openmetadata", post(api::openmetadata))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(bounded))
@@ -126,26 +141,35 @@ async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
-/// No path takes a body, and none takes long.
+/// The paths that take a body, and those that wait for a run of the loop.
+const WITH_BODY: &[&str] = &["/api/v1/sync/rollback", "/hooks/openmetadata"];
+const POSTED: &[&str] = &["/api/v1/sync", "/api/v1/sync/rollback", "/hooks/openmetadata"];
+const WITH_RUN: &[&str] = &["/api/v1/sync", "/api/v1/sync/plan", "/api/v1/sync/rollback"];
+
+/// Few paths take a body, and none takes long.
 async fn bounded(request: Request, next: Next) -> Result<Response, Infallible> {
     let headers = request.headers();
     let empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0")
         && !headers.contains_key(header::TRANSFER_ENCODING);
-    if !empty {
+    let path = request.uri().path();
+    if !empty && !WITH_BODY.contains(&path) {
         // The body is never read, so the connection cannot go on.
         let mut refusal =
-            Problem::detail(StatusCode::PAYLOAD_TOO_LARGE, "no path here takes a body").into_response();
+            Problem::detail(StatusCode::PAYLOAD_TOO_LARGE, "this path takes no body").into_response();
         refusal.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         return Ok(refusal);
     }
-    let answer = tokio::time::timeout(REQUEST_TIMEOUT, next.run(request));
+    let patience = if WITH_RUN.contains(&path) { RUN_PATIENCE + REQUEST_TIMEOUT } else { REQUEST_TIMEOUT };
+    let answer = tokio::time::timeout(patience, next.run(request));
     Ok(answer.await.unwrap_or_else(|_| Problem::new(StatusCode::SERVICE_UNAVAILABLE).into_response()))
 }
 
 /// RFC 9110, section 15.5.6: a 405 names what is allowed.
-async fn method_not_allowed() -> Response {
+async fn method_not_allowed(request: Request) -> Response {
+    let changes = POSTED.contains(&request.uri().path());
+    let allowed = if changes { "POST" } else { "GET, HEAD" };
     let mut answer = Problem::new(StatusCode::METHOD_NOT_ALLOWED).into_response();
-    answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+    answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
     answer
 }
 
@@ -216,13 +240,16 @@ impl<'s> From<&'s SourceStatus> for SourceView<'s> {
     }
 }
 
-async fn sources(State(parts): State<Parts>) -> Response {
+async fn sources(State(parts): State<Parts>, headers: HeaderMap) -> Response {
+    if let Err(refusal) = parts.door.enter(&headers, Need::Read, &parts.metrics.http).await {
+        return *refusal;
+    }
     // A copy, so that nothing is held while it is written out.
     let status = parts.status.borrow().clone();
     as_json(&Sources { phase: status.phase, sources: status.sources.iter().map(SourceView::from).collect() })
 }
 
-fn as_json(value: &impl Serialize) -> Response {
+pub(super) fn as_json(value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => ([json("application/json")], Body::from(body)).into_response(),
         Err(error) => {

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::aside::{Aside, LONG, Room};
+use super::trail::{Reading, Voice};
 use crate::config;
 use crate::guard::{Admitted, Context, Mode, Refusal, Step, Verdict, VerdictCache, judge_parameter_types};
 use crate::ids::{ClientUser, EndUser, RefusalClass, StatementClass};
@@ -60,6 +61,8 @@ pub struct Judge {
     revoked: bool,
     aside: Arc<Aside>,
     long: Long,
+    /// Absent without an audit trail.
+    voice: Option<Voice>,
 }
 
 /// The verdict on a long text, which is worked out elsewhere.
@@ -120,7 +123,32 @@ impl Judge {
             revoked: false,
             aside,
             long: Long::None,
+            voice: None,
         }
+    }
+
+    /// Tells the audit trail of what is refused, and of what is read if it asks for that.
+    pub(super) fn with_voice(mut self, voice: Option<Voice>) -> Self {
+        self.voice = voice;
+        self
+    }
+
+    /// The voice, where admitted reads are told of.
+    pub(super) fn voice_for_reads(&self) -> Option<&Voice> {
+        self.voice.as_ref().filter(|voice| voice.reads())
+    }
+
+    /// What will be told of an admitted statement of `sql`; nothing unless it is a read and reads are told of.
+    pub(super) fn reading(
+        &self,
+        sql: &[u8],
+        statement: &[u8],
+        class: StatementClass,
+    ) -> Option<Arc<Reading>> {
+        let voice = self.voice_for_reads()?;
+        // Who is named is a matter of the whole text.
+        (class == StatementClass::Read)
+            .then(|| voice.reading(statement, self.end_user(sql).as_ref(), &self.snapshot.limits))
     }
 
     pub fn mode(&self) -> Mode {
@@ -315,13 +343,17 @@ impl Judge {
         let error = ClientError::error(refusal.sqlstate(), refusal.client_message());
         let error = ClientError { detail: refusal.detail.clone(), hint: refusal.hint.clone(), ..error };
         let error = error.position(position);
-        self.count_refusal(refusal.class, &error, self.end_user(sql));
+        self.count_refusal(refusal.class, &error, sql);
         error
     }
 
     /// One line and one count for something that was not sent on.
-    fn count_refusal(&self, class: RefusalClass, error: &ClientError, end_user: Option<EndUser>) {
+    fn count_refusal(&self, class: RefusalClass, error: &ClientError, sql: &[u8]) {
         self.metrics.refused(class);
+        let end_user = self.end_user(sql);
+        if let Some(voice) = &self.voice {
+            voice.refused(sql, class, error.sqlstate, end_user.as_ref());
+        }
         let (end_user, query) = match &end_user {
             Some(end_user) => (Some(&*end_user.user), Some(&*end_user.query)),
             None => (None, None),
@@ -354,7 +386,7 @@ impl Judge {
             "permission denied for a statement or cursor that was prepared under an older policy",
         )
         .hint("Prepare the statement or declare the cursor again, or reconnect.");
-        self.count_refusal(RefusalClass::Unverified, &error, None);
+        self.count_refusal(RefusalClass::Unverified, &error, b"");
         error
     }
 }

@@ -14,6 +14,7 @@ mod scram;
 mod startup;
 mod throttle;
 mod tls;
+mod trail;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -34,6 +35,7 @@ pub use relay::{End, Parts, Relay, Timeouts};
 pub use startup::ClientStream;
 pub use throttle::Throttle;
 pub use tls::{Tls, TlsError};
+pub use trail::Trail;
 
 use crate::config::{self, Auth, Look, Users, UsersFile};
 use crate::guard::{Mode, Refusal, VerdictCache, settings};
@@ -69,6 +71,8 @@ pub struct Keepsakes {
     /// Where long texts are judged.
     pub aside: Arc<Aside>,
     pub drain: watch::Receiver<Drain>,
+    /// Where refusals are told of; absent without an audit trail.
+    pub trail: Option<Arc<Trail>>,
 }
 
 /// A source as sessions see it.
@@ -219,6 +223,11 @@ pub async fn serve<S>(
     let (word, drain) = watch::channel(*kept.drain.borrow());
     let watch_over = watch_over(word, kept.drain.clone(), open.snapshots.clone(), who.clone());
     let _watched = AbortOnDropHandle::new(tokio::spawn(watch_over));
+    let voice = kept.trail.as_ref().map(|trail| trail::Voice {
+        trail: Arc::clone(trail),
+        source: config.name.shared(),
+        client_user: user.shared(),
+    });
     let judge = Judge::new(
         who,
         open.snapshots.clone(),
@@ -227,7 +236,8 @@ pub async fn serve<S>(
         open.metrics.clone(),
         Arc::clone(&open.stale),
         Arc::clone(&kept.aside),
-    );
+    )
+    .with_voice(voice);
     let relay = Relay::new(Parts {
         client: stream,
         client_buffers: buffers.client,

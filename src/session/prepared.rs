@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::judge::Judge;
+use super::trail::Reading;
 use crate::config::Limits;
 use crate::guard::{Effect, Permit};
 use crate::sqlstate::SqlState;
@@ -28,6 +29,8 @@ pub(super) struct Prepared {
     pub(super) effect: Effect,
     /// Of a Parse: its parameter types as they lie, judged as the text was.
     pub(super) types: Box<[u8]>,
+    /// What is told when it has run; only where reads are.
+    pub(super) reading: Option<Arc<Reading>>,
 }
 
 /// A text that was given to a name, until the source has answered whether it took it.
@@ -499,6 +502,11 @@ impl Statements {
         Ok(self.only(portal))
     }
 
+    /// What is told of an Execute of this portal: of the last that it may mean.
+    pub(super) fn reading(&self, portal: &[u8]) -> Option<Arc<Reading>> {
+        self.portal_meanings(portal)?.last()?.reading.clone()
+    }
+
     /// What a portal means, if that is certain.
     fn only(&self, portal: &[u8]) -> Option<Arc<Prepared>> {
         if portal.is_empty() {
@@ -615,7 +623,7 @@ mod tests {
 
     fn prepared(text: &str) -> Prepared {
         let permit = Permit::application_name(text, "");
-        Prepared { permit, generation: 1, effect: Effect::None, types: Box::default() }
+        Prepared { permit, generation: 1, effect: Effect::None, types: Box::default(), reading: None }
     }
 
     fn texts(statements: &Statements, name: &[u8]) -> usize {

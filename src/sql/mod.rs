@@ -5,6 +5,7 @@
 
 pub mod catalogue;
 pub mod comment;
+pub mod fingerprint;
 pub mod front;
 pub mod keyword;
 pub mod known;

@@ -135,6 +135,7 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
     /// The trail or the document cannot be read; nothing is settled then.
     pub async fn reconcile(&mut self) -> Result<(), RunError> {
         let intents = self.parts.trail.intents().await.map_err(audit)?;
+        let known = self.parts.history.list(usize::MAX);
         let pending = self.parts.history.pending();
         if intents.is_empty() && pending.is_empty() {
             return Ok(());
@@ -149,7 +150,11 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
         for intent in intents {
             let mut event = intent.event;
             let mine = |revision: &&Revision| revision.run.as_ref() == Some(&event.id);
-            let published = pending.iter().filter(mine).any(came_into_force);
+            let published = known.iter().filter(mine).any(|revision| match revision.state {
+                State::Published => true,
+                State::Pending => came_into_force(revision),
+                State::Discarded => false,
+            });
             if let What::PolicyRun(run) = &mut event.what {
                 run.outcome = Outcome::Interrupted { published };
                 if !published {
@@ -206,10 +211,17 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
     }
 
     async fn read(&mut self, reading: Reading) -> Result<Arc<Picture>, RunError> {
+        let before = match &self.picture {
+            Some(last) => last.tables.len(),
+            // After a restart the document knows that there were tables; one that cannot be read is told later.
+            None => {
+                self.parts.publisher.read().await.map_or(0, |published| masked_tables(&published.document))
+            }
+        };
         let catalog = &self.parts.catalog;
         let picture = match (reading, &self.picture) {
             (Reading::Again(hint), Some(last)) => catalog.refresh(last, &hint).await,
-            (_, last) => catalog.read(last.as_ref().map_or(0, |last| last.tables.len())).await,
+            _ => catalog.read(before).await,
         };
         let picture = Arc::new(picture.map_err(unreadable)?);
         self.picture = Some(Arc::clone(&picture));
@@ -594,6 +606,13 @@ fn plan_id(plan: &Plan) -> Arc<str> {
 fn masked_columns(document: &Document) -> usize {
     let masks = document.policy().subjects.values().flat_map(|subject| &subject.masks);
     masks.filter(|entry| entry.is_auto()).map(|entry| entry.column()).collect::<BTreeSet<_>>().len()
+}
+
+/// Tables of them.
+fn masked_tables(document: &Document) -> usize {
+    let masks = history::auto_masks(document);
+    let columns = masks.values().flat_map(AutoMasks::keys);
+    columns.map(|column| (&column.catalog, &column.schema, &column.table)).collect::<BTreeSet<_>>().len()
 }
 
 fn subjects(plan: &Plan) -> BTreeSet<Arc<str>> {

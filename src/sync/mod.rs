@@ -8,8 +8,11 @@ mod cycle;
 mod disk;
 pub mod handle;
 pub mod history;
+mod kubernetes;
+pub mod lease;
 pub mod planner;
 pub mod publisher;
+pub mod reader;
 mod run;
 mod trail;
 

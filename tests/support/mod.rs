@@ -20,6 +20,7 @@ pub mod fingerprint;
 pub mod gateway;
 pub mod hostile;
 pub mod log;
+pub mod openmetadata;
 pub mod postgres;
 
 use std::path::PathBuf;

@@ -29,6 +29,31 @@ impl FileSink {
     }
 }
 
+impl FileSink {
+    /// Whether lines could be appended there, as far as that can be told without making or changing the file.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(path: &Path) -> Result<(), Fault> {
+        let fault = |error: io::Error| {
+            Fault::new(AuditFailure::Disk, format!("cannot append to {}: {error}", path.display()))
+        };
+        match OpenOptions::new().read(true).append(true).open(path) {
+            Ok(file) if file.metadata().map_err(fault)?.is_file() => Ok(()),
+            Ok(_) => Err(fault(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let folder = path.parent().unwrap_or(Path::new("."));
+                match std::fs::metadata(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }) {
+                    Ok(there) if there.is_dir() => Ok(()),
+                    Ok(_) => Err(fault(io::ErrorKind::NotADirectory.into())),
+                    Err(error) => Err(fault(error)),
+                }
+            }
+            Err(error) => Err(fault(error)),
+        }
+    }
+}
+
 impl Sink for FileSink {
     async fn deliver(&mut self, events: &[Waiting]) -> Result<Vec<u64>, Fault> {
         let mut text = String::new();
@@ -47,7 +72,7 @@ impl Sink for FileSink {
     }
 
     async fn probe(&mut self) -> Result<(), Fault> {
-        self.off_thread(current).await
+        Self::check(&self.path)
     }
 }
 

@@ -113,15 +113,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             }
             (b's', Some(Expect::Execute(_))) => {
                 self.expects.pop_front();
+                if let Some(readings) = &mut self.readings {
+                    readings.answered(true);
+                }
                 self.since = Instant::now();
                 self.pass(size);
             }
             (b'C' | b'I', Some(Expect::Execute(_))) => {
+                self.tell_rows(size);
                 self.answered(true);
                 self.since = Instant::now();
                 self.pass(size);
             }
             (b'C' | b'I', Some(Expect::Query(_))) => {
+                self.tell_rows(size);
                 self.since = Instant::now();
                 self.pass(size);
             }
@@ -167,8 +172,21 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         Ok(())
     }
 
+    /// CommandComplete names the rows of the statement that ends.
+    fn tell_rows(&mut self, size: usize) {
+        if let Some(mut readings) = self.readings.take() {
+            readings.complete(self.body(size));
+            self.readings = Some(readings);
+        }
+    }
+
     /// What was expected first has its answer, or never will.
     fn answered(&mut self, succeeded: bool) {
+        if let Some(readings) = &mut self.readings
+            && matches!(self.expects.front(), Some(Expect::Query(_) | Expect::Execute(_)))
+        {
+            readings.answered(false);
+        }
         match self.expects.pop_front() {
             Some(Expect::Query(change) | Expect::Execute(change)) => self.changed(change, succeeded),
             Some(Expect::Parse(ticket)) => self.statements.parsed(Some(&ticket), succeeded),

@@ -24,6 +24,7 @@ use super::clock::Timer;
 use super::drain::{self, Drain};
 use super::judge::{Judge, Readiness};
 use super::prepared::{Full, Leftover, Prepared, Remedy, Statements, Ticket};
+use super::trail::Readings;
 use crate::config::Limits;
 use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step, judge_function_call};
 use crate::ids::StatementClass;
@@ -193,6 +194,8 @@ pub struct Relay<C> {
     closing: bool,
     /// The source has said itself why it ends the session.
     farewell: bool,
+    /// Absent unless admitted reads are told of.
+    readings: Option<Box<Readings>>,
 }
 
 /// The gateway's own CancelRequest. As long as it is on its way nothing more is sent: it would hit that.
@@ -204,6 +207,7 @@ struct Cancelling {
 impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     pub fn new(parts: Parts<C>) -> Self {
         let statements = Statements::new(&parts.limits);
+        let readings = parts.judge.voice_for_reads().map(|voice| Box::new(Readings::new(voice.clone())));
         Self {
             client: parts.client,
             client_in: ReadBuffer::new(parts.client_buffers),
@@ -234,6 +238,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             cancelling: None,
             closing: false,
             farewell: false,
+            readings,
         }
     }
 

@@ -115,6 +115,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 match judge_function_call(body) {
                     Ok(permit) => {
                         self.judge.count_admitted(StatementClass::Read);
+                        if let Some(readings) = &mut self.readings {
+                            readings.next(self.judge.reading(b"", b"", StatementClass::Read), 0);
+                        }
                         self.lease.outbound.function_call(&permit);
                         self.expect(Expect::Query(Change::None));
                         self.end_pipeline();
@@ -172,7 +175,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if self.expects.is_empty() {
             self.since = Instant::now();
         }
+        if let Some(readings) = &mut self.readings
+            && matches!(expect, Expect::Query(_) | Expect::Execute(_))
+        {
+            readings.sent();
+        }
         self.expects.push_back(expect);
+    }
+
+    /// What is told of the statement that is sent next.
+    fn read_next(&mut self, sql: &[u8], admitted: &Admitted) {
+        if let Some(readings) = &mut self.readings {
+            readings.next(self.judge.reading(sql, admitted.permit.text(), admitted.class), 0);
+        }
     }
 
     fn expect_extended(&mut self, expect: Expect) {
@@ -252,6 +267,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 }
             }
             self.judge.count_admitted(admitted.class);
+            self.read_next(sql, admitted);
             let change = self.change(admitted);
             match self.renamed(admitted) {
                 Some(permit) => self.lease.outbound.query(&permit),
@@ -307,6 +323,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             self.expect(Expect::QuietParse(u32::try_from(characters).unwrap_or_default()));
             self.expect(Expect::QuietBind);
             self.expect(Expect::QuietDescribe);
+            self.read_next(sql, admitted);
             self.expect(Expect::Execute(change));
         }
         // A Query leaves neither an unnamed portal nor an unnamed statement behind.
@@ -411,13 +428,21 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 generation,
                 effect: Effect::None,
                 types: parse.types.into(),
+                reading: None,
             },
             Some(admitted) => {
                 if let Err(error) = self.statements.still_admitted(&admitted.effect, &mut self.judge) {
                     return Ok(self.refuse_extended(parse.name, error, false));
                 }
                 let permit = self.renamed(admitted).unwrap_or_else(|| admitted.permit.clone());
-                Prepared { permit, generation, effect: admitted.effect.clone(), types: parse.types.into() }
+                let reading = self.judge.reading(parse.sql, parse.sql, admitted.class);
+                Prepared {
+                    permit,
+                    generation,
+                    effect: admitted.effect.clone(),
+                    types: parse.types.into(),
+                    reading,
+                }
             }
         };
         let permit = prepared.permit.clone();
@@ -481,6 +506,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Ok(only) => only.map_or(Change::None, |only| self.drops(&only.effect)),
             Err(error) => return Ok(self.refuse_extended(OWN_NAME, error, false)),
         };
+        if let Some(readings) = &mut self.readings {
+            let most = body.last_chunk().map_or(0, |most| u32::from_be_bytes(*most));
+            readings.next(self.statements.reading(portal), most);
+        }
         self.lease.outbound.execute(body);
         self.expect_extended(Expect::Execute(change));
         Ok(Handled::Done)
@@ -530,7 +559,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     fn prepared(&self, admitted: &Admitted, effect: Effect) -> Prepared {
         let generation = self.judge.generation();
-        Prepared { permit: admitted.permit.clone(), generation, effect, types: Box::default() }
+        Prepared { permit: admitted.permit.clone(), generation, effect, types: Box::default(), reading: None }
     }
 
     /// What is gone when a statement with this effect succeeds.

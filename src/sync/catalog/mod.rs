@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
+use crate::config::CatalogSection;
+
 /// Where classifications come from.
 pub trait Catalog {
     /// Everything that the catalog knows. `before`: how many tables the last whole picture had, since none at all
@@ -73,6 +75,42 @@ pub enum CatalogError {
     /// An answer that is none, or not whole.
     #[error("{0}")]
     NotWhole(String),
+}
+
+/// The catalog that a configuration names.
+#[derive(Clone, Debug)]
+pub enum AnyCatalog {
+    File(file::FileCatalog),
+    OpenMetadata(openmetadata::OpenMetadata),
+}
+
+impl AnyCatalog {
+    /// # Errors
+    /// There can be no client for it.
+    pub fn of(section: &CatalogSection) -> Result<Self, openmetadata::ClientError> {
+        Ok(match section {
+            CatalogSection::File { path } => Self::File(file::FileCatalog::new(path.clone())),
+            CatalogSection::OpenMetadata(section) => {
+                Self::OpenMetadata(openmetadata::OpenMetadata::new(section.clone())?)
+            }
+        })
+    }
+}
+
+impl Catalog for AnyCatalog {
+    async fn read(&self, before: usize) -> Result<Picture, CatalogError> {
+        match self {
+            Self::File(catalog) => catalog.read(before).await,
+            Self::OpenMetadata(catalog) => catalog.read(before).await,
+        }
+    }
+
+    async fn refresh(&self, last: &Picture, hint: &Hint) -> Result<Picture, CatalogError> {
+        match self {
+            Self::File(catalog) => catalog.refresh(last, hint).await,
+            Self::OpenMetadata(catalog) => catalog.refresh(last, hint).await,
+        }
+    }
 }
 
 /// All tables of one reading.

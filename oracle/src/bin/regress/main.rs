@@ -1,11 +1,12 @@
 //! Measures the guard over PostgreSQL's own regression suite: which of its pure reads are admitted.
 //!
 //! Invariant: what a pure read is, is decided without the guard: by PostgreSQL's grammar, by the server, which
-//! takes it in a READ ONLY transaction, and by the volatility of the functions it calls.
+//! takes it in a READ ONLY transaction, and by the volatility of the functions that its trees call.
 //!
-//!     regress SUITE [--parse-only] [--output FILE]
+//!     regress SUITE [--parse-only] [--lib FOLDER] [--output FILE]
 //!
-//! SUITE is PostgreSQL's `src/test/regress`. With `--parse-only` there is no server: its `sql/*.sql` are judged for
+//! SUITE is PostgreSQL's `src/test/regress`; FOLDER holds the libraries that it loads, if they were built. What is
+//! never called through the gateway however it is marked, is counted by itself. With `--parse-only` there is no server: its `sql/*.sql` are judged for
 //! a stock catalogue, and what counts is whether the guard can read a query at all. Ends with 1 when a statement
 //! was admitted that PostgreSQL calls anything but a read.
 
@@ -17,11 +18,13 @@ mod support {
     pub mod log;
     pub mod postgres;
 }
+mod calls;
 mod session;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use calls::Impure;
 use fedgate::guard::{Context, Mode, Refusal, Step, Verdict, judge};
 use fedgate::ids::{RefusalClass, SourceName};
 use fedgate::sql::Limits;
@@ -30,28 +33,32 @@ use fedgate_oracle::judge::{self, Kind, Seen};
 use fedgate_oracle::report::{Refused, grouped};
 use fedgate_oracle::script::{Item, Script, Statement};
 use fedgate_oracle::suite;
-use session::{Session, Suite};
+use session::{Answer, Session, Suite};
 
 struct Arguments {
     folder: PathBuf,
     parse_only: bool,
+    library: Option<PathBuf>,
     output: PathBuf,
 }
 
 fn arguments() -> Result<Arguments, String> {
     let mut arguments = std::env::args().skip(1);
     let (mut folder, mut parse_only, mut output) = (None, false, PathBuf::from("target/regress-refused.txt"));
+    let mut library = None;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--parse-only" => parse_only = true,
+            "--lib" => library = Some(arguments.next().ok_or("--lib takes a folder")?.into()),
             "--output" => output = arguments.next().ok_or("--output takes a file")?.into(),
             _ => folder = Some(PathBuf::from(argument)),
         }
     }
-    let folder =
-        folder.ok_or("usage: regress SUITE [--parse-only] [--output FILE]; SUITE is src/test/regress")?;
+    let folder = folder.ok_or(
+        "usage: regress SUITE [--parse-only] [--lib FOLDER] [--output FILE]; SUITE is src/test/regress",
+    )?;
     if suite::files(&folder).is_ok_and(|files| !files.is_empty()) {
-        Ok(Arguments { folder, parse_only, output })
+        Ok(Arguments { folder, parse_only, library, output })
     } else {
         Err(format!("{} holds no SQL files of PostgreSQL's regression suite", folder.display()))
     }
@@ -79,6 +86,8 @@ struct Tally {
     refused: Vec<Refused>,
     /// Statements that were admitted and are no reads.
     admitted: Vec<String>,
+    /// Errors of reads that are this server's and not the suite's.
+    unexpected: Vec<String>,
 }
 
 impl Tally {
@@ -109,8 +118,24 @@ impl Tally {
             text: place.statement.text.clone(),
             class: refusal.class.as_str().to_owned(),
             message: refusal.message.clone(),
+            detail: refusal.detail.clone().unwrap_or_default().replace(FINE, ""),
             offset: refusal.offset,
         });
+    }
+
+    fn answer(
+        &mut self,
+        place: &Place<'_>,
+        verdict: &Verdict,
+        (admitted, refused): (&'static str, &'static str),
+    ) {
+        match refusal(verdict) {
+            None => self.count(admitted),
+            Some(refusal) => {
+                self.count(refused);
+                self.refuse(place, refusal);
+            }
+        }
     }
 
     fn finish(&self, output: &std::path::Path) -> bool {
@@ -120,7 +145,12 @@ impl Tally {
         if let Some(folder) = output.parent() {
             let _ = std::fs::create_dir_all(folder);
         }
-        std::fs::write(output, grouped(&self.refused)).expect("the file of refused reads is written");
+        let mut text = grouped(&self.refused);
+        if !self.unexpected.is_empty() {
+            text += "\n=== reads that failed here and not in the suite\n";
+            text += &self.unexpected.join("\n");
+        }
+        std::fs::write(output, text).expect("the file of refused reads is written");
         println!("{} refused reads are in {}", self.refused.len(), output.display());
         for one in &self.admitted {
             println!("ADMITTED, and no read: {one}");
@@ -132,6 +162,9 @@ impl Tally {
 fn share(part: usize, whole: usize) -> f64 {
     100.0 * part as f64 / whole.max(1) as f64
 }
+
+/// What each refusal ends with.
+const FINE: &str = " fedgate refused the statement; nothing of it reached the source \"regression\".";
 
 struct Place<'s> {
     file: &'s str,
@@ -191,7 +224,7 @@ fn parse_only(arguments: &Arguments) -> bool {
                 tally.count("statements that PostgreSQL does not parse");
                 continue;
             };
-            if has_data(&seen, &statement.text) {
+            if has_data(&seen, &statement.text) && script.has_data() {
                 script.data();
             }
             let verdict = verdict(&statement.text, &catalogue);
@@ -213,92 +246,129 @@ fn parse_only(arguments: &Arguments) -> bool {
     failed
 }
 
-/// Why a read is no pure one, told without the guard.
-fn impure(seen: &[Seen], session: &Session<'_>) -> Option<&'static str> {
-    for name in seen.iter().flat_map(|seen| &seen.names.functions) {
-        let (schema, last) = match name.rsplit_once('.') {
-            Some((schema, last)) => (Some(schema), last),
-            None => (None, name.as_str()),
-        };
-        if session.known.denied(last).is_some() {
-            return Some("reads that call what is never called through the gateway");
-        }
-        if session.volatile(schema, last) {
-            return Some("reads that call a volatile function");
+/// The errors that the suite expects of a file, by its `expected/*.out`; empty if it says nothing.
+fn expected(folder: &std::path::Path, file: &str) -> String {
+    let stem = file.trim_end_matches(".sql");
+    let mut all = String::new();
+    for entry in std::fs::read_dir(folder.join("expected")).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let other = name.strip_prefix(stem).and_then(|rest| rest.strip_suffix(".out"));
+        if other.is_some_and(|rest| rest.chars().all(|letter| letter == '_' || letter.is_ascii_digit())) {
+            all.push_str(&std::fs::read_to_string(entry.path()).unwrap_or_default());
         }
     }
-    None
+    all
 }
 
 async fn on_server(arguments: &Arguments) -> bool {
     let mut tally = Tally::default();
-    let suite = Suite::start(&arguments.folder);
+    let suite = Suite::start(&arguments.folder, arguments.library.as_deref());
     for (file, text) in texts(&arguments.folder, &mut tally) {
         eprintln!("regress: {file}");
         let mut script = Script::new(&text, HashMap::new());
         let mut session = suite.session().await;
+        let expected = expected(&arguments.folder, &file);
         while let Some(item) = script.next_item() {
             match item {
+                Item::Command { name, .. } if matches!(name.as_str(), "q" | "quit") => break,
                 Item::Command { name, arguments, .. } => {
                     tally.count(session.command(&mut script, &name, &arguments).await);
                 }
                 Item::Statement(statement) => {
-                    one(&mut tally, &mut session, &mut script, &file, &statement).await;
+                    let place = Place { file: &file, statement: &statement };
+                    one(&mut tally, &mut session, &mut script, &place, &expected).await;
                 }
             }
         }
     }
-    let (admitted, refused) = (tally.get("pure reads admitted"), tally.get("pure reads refused"));
     let failed = tally.finish(&arguments.output);
-    println!(
-        "{admitted} of {} pure reads are admitted: {:.2} %",
-        admitted + refused,
-        share(admitted, admitted + refused)
-    );
+    for (what, admitted, refused) in [
+        ("pure queries", QUERIES.0, QUERIES.1),
+        ("uses of a prepared statement or cursor", BY_NAME.0, BY_NAME.1),
+        ("transaction statements", TRANSACTIONS.0, TRANSACTIONS.1),
+    ] {
+        let (admitted, refused) = (tally.get(admitted), tally.get(refused));
+        let all = admitted + refused;
+        println!("{admitted} of {all} {what} are admitted: {:.2} %", share(admitted, all));
+    }
     failed
+}
+
+const QUERIES: (&str, &str) = ("pure queries: admitted", "pure queries: refused");
+const BY_NAME: (&str, &str) =
+    ("by name of a statement or cursor: admitted", "by name of a statement or cursor: refused");
+const TRANSACTIONS: (&str, &str) = ("transaction statements: admitted", "transaction statements: refused");
+
+/// Does it only run or move what an earlier statement named?
+fn by_name(text: &str) -> bool {
+    let word: String = text.chars().take_while(char::is_ascii_alphabetic).collect();
+    matches!(word.to_ascii_lowercase().as_str(), "execute" | "fetch" | "move" | "close")
+}
+
+/// Is it done when it was asked, since it outlives the end of the transaction?
+fn leaves(text: &str) -> bool {
+    let word: String = text.chars().take_while(char::is_ascii_alphabetic).collect();
+    matches!(word.to_ascii_lowercase().as_str(), "prepare" | "fetch" | "move" | "close")
 }
 
 async fn one(
     tally: &mut Tally,
     session: &mut Session<'_>,
     script: &mut Script,
-    file: &str,
-    statement: &Statement,
+    place: &Place<'_>,
+    expected: &str,
 ) {
-    let place = Place { file, statement };
+    let statement = place.statement;
     tally.count("statements");
     let seen = judge::read(&statement.text).unwrap_or_else(|_| {
         tally.count("statements that PostgreSQL does not parse");
         Vec::new()
     });
-    let mut verdict = verdict(&statement.text, session.catalogue());
-    tally.reverse(&place, &seen, &verdict);
-    let data = has_data(&seen, &statement.text).then(|| script.data());
-    let read = |seen: &Seen| matches!(seen.kind, Kind::Read | Kind::Transaction);
+    session.refresh().await;
+    let verdict = verdict(&statement.text, session.catalogue());
+    tally.reverse(place, &seen, &verdict);
+    let data = has_data(&seen, &statement.text).then(|| script.has_data().then(|| script.data()));
+    let all = |kinds: &[Kind]| seen.iter().all(|seen| kinds.contains(&seen.kind));
+    let (mut pure, mut done) = (false, false);
     if seen.is_empty() {
         // Run all the same: the server may know it by another version's grammar.
-    } else if !seen.iter().all(read) {
+    } else if all(&[Kind::Read]) {
+        match session.ask(statement, &seen).await {
+            Answer::Error(message) if message.contains("in a read-only transaction") => {
+                tally.count("reads that the server refuses in a READ ONLY transaction");
+            }
+            Answer::Error(message) => {
+                tally.count("reads that the server answers with an error");
+                if !expected.is_empty() && !expected.contains(&message) {
+                    tally.count("reads that the server answers with an error that the suite does not expect");
+                    tally.unexpected.push(format!("{}:{}: {message}", place.file, statement.line));
+                }
+            }
+            Answer::Impure(Impure::Volatile) => tally.count("reads that call a volatile function"),
+            Answer::Impure(Impure::Denied) => {
+                tally.count("reads that call what is never called through the gateway");
+            }
+            Answer::Pure => {
+                pure = true;
+                done = leaves(&statement.text);
+                if session.has_open_changes() {
+                    // Nothing can be made behind the gateway, and what is not committed is in nobody else's catalogue.
+                    tally.count("pure reads in a transaction that has changed the schema");
+                } else {
+                    let counted = if by_name(&statement.text) { BY_NAME } else { QUERIES };
+                    tally.answer(place, &verdict, counted);
+                }
+            }
+        }
+    } else if all(&[Kind::Read, Kind::Transaction]) {
+        tally.answer(place, &verdict, TRANSACTIONS);
+    } else {
         tally.count(match seen.iter().any(|seen| seen.kind.is_write()) {
             true => "writes",
             false => "settings of the session",
         });
-    } else if let Some(why) = impure(&seen, session) {
-        tally.count(why);
-    } else if !session.accepts(statement, &seen).await {
-        tally.count("reads that the server answers with an error");
-    } else {
-        if refusal(&verdict).is_some() && session.refresh().await {
-            verdict = self::verdict(&statement.text, session.catalogue());
-        }
-        // What was made in a transaction that is still open is in nobody else's catalogue.
-        match (refusal(&verdict), impure(&seen, session)) {
-            (_, Some(why)) => tally.count(why),
-            (None, _) => tally.count("pure reads admitted"),
-            (Some(refusal), _) => {
-                tally.count("pure reads refused");
-                tally.refuse(&place, refusal);
-            }
-        }
     }
-    session.run(script, statement, &seen, data).await;
+    if !done {
+        session.run(script, statement, &seen, pure, data).await;
+    }
 }

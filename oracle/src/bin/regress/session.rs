@@ -3,22 +3,25 @@
 //! Invariant: what a script does happens in its order and in its own session; asking whether a statement is a read
 //! leaves nothing behind.
 
-use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use fedgate::sql::catalogue::Catalogue;
+use fedgate::sql::catalogue::{Catalogue, graph};
 use fedgate::sql::known::Known;
+use fedgate::upstream::catalogue::Loader;
 use fedgate_oracle::judge::{Kind, Seen};
 use fedgate_oracle::script::{Script, Statement};
 use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
+use crate::calls::{self, Impure, Trees};
 use crate::support::postgres::{Options, Postgres, SUPERUSER};
 
 /// No statement of the suite takes longer on a machine that works.
 const STATEMENT: Duration = Duration::from_secs(60);
+/// Nor does loading a catalogue, unless the script holds a lock on one of its tables.
+const LOAD: Duration = Duration::from_secs(5);
 const DATABASE: &str = "regression";
 
 /// The server, and the suite's files where it can read them.
@@ -32,20 +35,28 @@ impl Suite {
     ///
     /// # Panics
     /// When there is none to start.
-    pub fn start(folder: &Path) -> Self {
+    pub fn start(folder: &Path, library: Option<&Path>) -> Self {
         // The server's user may not look into the folder that the suite lies in.
         let copy = tempfile::Builder::new().prefix("fedgate-regress").tempdir().expect("a folder is made");
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o777);
         std::fs::set_permissions(copy.path(), readable).expect("the folder is opened");
-        let data = copy.path().join("data");
-        std::fs::create_dir(&data).expect("a folder is made");
-        for file in std::fs::read_dir(folder.join("data")).into_iter().flatten().flatten() {
-            let _ = std::fs::copy(file.path(), data.join(file.file_name()));
+        for (from, to) in [(Some(folder.join("data")), "data"), (library.map(Path::to_owned), "lib")] {
+            let to = copy.path().join(to);
+            std::fs::create_dir(&to).expect("a folder is made");
+            for file in from.and_then(|from| std::fs::read_dir(from).ok()).into_iter().flatten().flatten() {
+                let _ = std::fs::copy(file.path(), to.join(file.file_name()));
+            }
         }
+        let results = copy.path().join("results");
+        std::fs::create_dir(&results).expect("a folder is made");
+        let writable = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(&results, writable).expect("the folder is opened");
         let server = Postgres::start(
             Options::default()
                 .setting("log_statement", "none")
                 .setting("log_min_duration_statement", "-1")
+                // The trees that are asked for go to the client.
+                .setting("log_min_messages", "fatal")
                 .setting("max_prepared_transactions", "2"),
         );
         server.execute("postgres", &format!("CREATE DATABASE {DATABASE} TEMPLATE template0"));
@@ -57,16 +68,20 @@ impl Suite {
     }
 
     pub async fn session(&self) -> Session<'_> {
-        let client = connect(&self.server, SUPERUSER, DATABASE).await.expect("the suite's database is there");
-        let watcher =
+        let (client, trees) =
+            connect(&self.server, SUPERUSER, DATABASE).await.expect("the suite's database is there");
+        let (watcher, _) =
             connect(&self.server, SUPERUSER, DATABASE).await.expect("the suite's database is there");
         let mut session = Session {
             suite: self,
             client,
+            trees,
             watcher,
+            loader: Loader::default(),
             catalogue: Catalogue::default(),
-            volatile: HashSet::new(),
             stale: true,
+            changed: false,
+            in_transaction: false,
             known: Known::embedded(),
         };
         session.refresh().await;
@@ -74,7 +89,11 @@ impl Suite {
     }
 }
 
-async fn connect(server: &Postgres, user: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
+async fn connect(
+    server: &Postgres,
+    user: &str,
+    database: &str,
+) -> Result<(Client, Trees), tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::Config::new()
         .host_path(server.socket_dir())
         .port(server.port())
@@ -84,22 +103,34 @@ async fn connect(server: &Postgres, user: &str, database: &str) -> Result<Client
         .options("-c statement_timeout=60s -c intervalstyle=postgres_verbose -c datestyle=Postgres,MDY -c timezone=PST8PDT")
         .connect(NoTls)
         .await?;
-    tokio::spawn(connection);
-    Ok(client)
+    Ok((client, Trees::listen(connection)))
+}
+
+/// What the server says to a statement that is tried in a READ ONLY transaction.
+#[derive(Debug)]
+pub enum Answer {
+    /// It takes it, and nothing in it may write.
+    Pure,
+    Impure(Impure),
+    Error(String),
 }
 
 /// One script's session, and one beside it that loads the catalogue as the gateway does.
 pub struct Session<'s> {
     suite: &'s Suite,
     client: Client,
+    /// What `client` prints.
+    trees: Trees,
     watcher: Client,
+    loader: Loader,
     catalogue: Catalogue,
-    /// `schema.name` of what `pg_proc` marks volatile.
-    volatile: HashSet<(String, String)>,
-    /// Something was made or changed since the catalogue was loaded.
+    /// Something may have been made or changed since the catalogue was loaded.
     stale: bool,
-    /// The lists with a reason for each name.
-    pub known: Known,
+    /// The same, in the transaction that is open.
+    changed: bool,
+    /// A transaction was open when a statement was last asked for.
+    in_transaction: bool,
+    known: Known,
 }
 
 impl Session<'_> {
@@ -107,85 +138,80 @@ impl Session<'_> {
         &self.catalogue
     }
 
-    /// Loads the catalogue again, if anything changed; did it?
-    pub async fn refresh(&mut self) -> bool {
+    /// Is a transaction open that has changed the schema? To be asked after [`Self::ask`].
+    pub fn has_open_changes(&self) -> bool {
+        self.in_transaction && self.changed
+    }
+
+    /// Loads the catalogue again, if anything may have changed.
+    pub async fn refresh(&mut self) {
         if !self.stale {
-            return false;
+            return;
         }
-        let loading = async {
-            let catalogue = fedgate::upstream::catalogue::load(&self.watcher).await.ok();
-            let rows = self
-                .watcher
-                .query(
-                    "SELECT n.nspname::text, p.proname::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
-                     WHERE p.provolatile = 'v'",
-                    &[],
-                )
-                .await?;
-            Ok::<_, tokio_postgres::Error>((catalogue, rows))
-        };
-        if let Ok(Ok((Some(catalogue), rows))) = tokio::time::timeout(STATEMENT, loading).await {
-            self.catalogue = catalogue;
-            self.volatile = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-            self.stale = false;
-            return true;
-        }
-        // It waited for a lock that the script holds, say; another connection is needed, and later.
-        if let Ok(client) = connect(&self.suite.server, SUPERUSER, DATABASE).await {
-            self.watcher = client;
-        }
-        false
-    }
-
-    /// May a call of this name run a volatile function that is not known to be harmless?
-    pub fn volatile(&self, schema: Option<&str>, name: &str) -> bool {
-        self.volatile.iter().any(|(of, volatile)| {
-            volatile == name
-                && schema.is_none_or(|schema| schema == of)
-                && self.known.harmless(of, name, None).is_none()
-        })
-    }
-
-    /// Does the server take this statement here and now, in a READ ONLY transaction?
-    pub async fn accepts(&self, statement: &Statement, seen: &[Seen]) -> bool {
-        if seen.iter().any(|seen| seen.kind == Kind::Transaction) {
-            // What begins and ends transactions cannot be tried in one; the server takes it or warns.
-            return true;
-        }
-        match self.client.batch_execute("SAVEPOINT fedgate_asks").await {
-            Ok(()) => {
-                let accepted = self.client.batch_execute("SET TRANSACTION READ ONLY").await.is_ok()
-                    && self.send(&statement.text, seen).await;
-                let back = "ROLLBACK TO SAVEPOINT fedgate_asks; RELEASE SAVEPOINT fedgate_asks";
-                let _ = self.client.batch_execute(back).await;
-                accepted
+        match tokio::time::timeout(LOAD, self.loader.rows(&self.watcher)).await {
+            Ok(Ok(rows)) => {
+                if let Some(rows) = rows {
+                    self.catalogue = graph::judge(&rows).build();
+                }
+                self.stale = false;
             }
+            // It waited for a lock that the script holds, say; another connection is needed, and later.
+            _ => {
+                let connecting = connect(&self.suite.server, SUPERUSER, DATABASE);
+                if let Ok(Ok((client, _))) = tokio::time::timeout(LOAD, connecting).await {
+                    self.watcher = client;
+                }
+            }
+        }
+    }
+
+    /// Does the server take this statement here and now in a READ ONLY transaction, and what does it call?
+    pub async fn ask(&mut self, statement: &Statement, seen: &[Seen]) -> Answer {
+        let (ask, back) = match self.client.batch_execute("SAVEPOINT fedgate_asks").await {
+            Ok(()) => (
+                "SET TRANSACTION READ ONLY",
+                "ROLLBACK TO SAVEPOINT fedgate_asks; RELEASE SAVEPOINT fedgate_asks",
+            ),
             Err(error) if error.code() == Some(&SqlState::NO_ACTIVE_SQL_TRANSACTION) => {
-                let accepted = self.client.batch_execute("BEGIN READ ONLY").await.is_ok()
-                    && self.send(&statement.text, seen).await;
-                let _ = self.client.batch_execute("ROLLBACK").await;
-                accepted
+                ("BEGIN READ ONLY", "ROLLBACK")
             }
-            Err(_) => false,
-        }
+            Err(error) => return Answer::Error(text(&error)),
+        };
+        self.in_transaction = back != "ROLLBACK";
+        let asked = async {
+            self.client.batch_execute(ask).await?;
+            self.client.batch_execute(calls::PRINT).await?;
+            self.trees.take();
+            self.send(&statement.text, seen).await?;
+            if let Some(query) = calls::explained(&statement.text) {
+                let tree = format!("PREPARE fedgate_asks AS {query}");
+                self.client.batch_execute(&tree).await?;
+                self.client.batch_execute("DEALLOCATE fedgate_asks").await?;
+            }
+            calls::impure(&self.client, &self.trees.take(), &self.known).await
+        };
+        let answer = match asked.await {
+            Ok(None) => Answer::Pure,
+            Ok(Some(why)) => Answer::Impure(why),
+            Err(error) => Answer::Error(text(&error)),
+        };
+        let _ = self.client.batch_execute(back).await;
+        answer
     }
 
-    /// Sends a text and waits for the end of its answer; was it a success?
-    async fn send(&self, text: &str, seen: &[Seen]) -> bool {
+    /// Sends a text and waits for the end of its answer; the server's own clock bounds it.
+    async fn send(&self, text: &str, seen: &[Seen]) -> Result<(), tokio_postgres::Error> {
         let copy = seen.len() == 1
             && text.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("copy"));
-        let answer = async {
-            if copy && seen[0].kind == Kind::Read {
-                let rows = self.client.copy_out(text).await?;
-                let mut rows = std::pin::pin!(rows);
-                while let Some(row) = rows.next().await {
-                    row?;
-                }
-                return Ok(());
+        if copy && seen[0].kind == Kind::Read {
+            let rows = self.client.copy_out(text).await?;
+            let mut rows = std::pin::pin!(rows);
+            while let Some(row) = rows.next().await {
+                row?;
             }
-            self.client.simple_query(text).await.map(drop)
-        };
-        matches!(tokio::time::timeout(2 * STATEMENT, answer).await, Ok(Ok(())))
+            return Ok(());
+        }
+        self.client.simple_query(text).await.map(drop)
     }
 
     /// Does what the script says.
@@ -194,11 +220,35 @@ impl Session<'_> {
         script: &mut Script,
         statement: &Statement,
         seen: &[Seen],
-        data: Option<String>,
+        pure: bool,
+        data: Option<Option<String>>,
     ) {
-        // Reads change neither schema nor data; what they leave in the session (a cursor) they leave now.
-        self.stale |= !seen.iter().all(|seen| seen.kind == Kind::Read);
+        // Pure reads change neither schema nor data; what they leave in the session (a cursor) they leave now.
+        let rows_only = |seen: &Seen| match &seen.kind {
+            Kind::Session => true,
+            Kind::Write(what) => {
+                matches!(
+                    what.as_str(),
+                    "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "COPY FROM" | "TruncateStmt"
+                )
+            }
+            Kind::Read | Kind::Transaction => false,
+        };
+        if !pure && !seen.iter().all(rows_only) {
+            self.stale = true;
+            let text = statement.text.to_ascii_lowercase();
+            let bounds = ["begin", "start", "commit", "end", "abort", "rollback"];
+            if !seen.iter().all(|seen| seen.kind == Kind::Transaction) {
+                self.changed = true;
+            } else if bounds.iter().any(|word| text.starts_with(word)) && !text.contains(" to ") {
+                self.changed = false;
+            }
+        }
         if let Some(data) = data {
+            let Some(data) = data else {
+                let _ = self.client.batch_execute("SELECT 1/0").await;
+                return;
+            };
             let copying = async {
                 let sink = self.client.copy_in(statement.text.as_str()).await?;
                 let mut sink = std::pin::pin!(sink);
@@ -230,7 +280,7 @@ impl Session<'_> {
                 }
             }
             _ => {
-                self.send(&statement.text, seen).await;
+                let _ = tokio::time::timeout(2 * STATEMENT, self.send(&statement.text, seen)).await;
             }
         }
     }
@@ -248,7 +298,7 @@ impl Session<'_> {
             "getenv" => {
                 let value = match argument(1) {
                     Some("PG_ABS_SRCDIR" | "PG_ABS_BUILDDIR") => Some(self.suite.folder.path().to_owned()),
-                    Some("PG_LIBDIR") => Some(PathBuf::from("/nonexistent")),
+                    Some("PG_LIBDIR") => Some(self.suite.folder.path().join("lib")),
                     _ => None,
                 };
                 if let (Some(variable), Some(value)) = (argument(0), value) {
@@ -260,8 +310,10 @@ impl Session<'_> {
             }
             "c" | "connect" => {
                 let user = argument(1).unwrap_or(SUPERUSER);
-                if let Ok(client) = connect(&self.suite.server, user, argument(0).unwrap_or(DATABASE)).await {
-                    self.client = client;
+                if let Ok((client, trees)) =
+                    connect(&self.suite.server, user, argument(0).unwrap_or(DATABASE)).await
+                {
+                    (self.client, self.trees) = (client, trees);
                 }
                 "psql: connections"
             }
@@ -276,4 +328,9 @@ impl Session<'_> {
             _ => "skipped: other commands of psql",
         }
     }
+}
+
+/// The server's own words, or what became of the connection.
+fn text(error: &tokio_postgres::Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }

@@ -3,6 +3,8 @@
 //! Invariant: pure. Bytes of its answers in, a whole [`Picture`] or an error out; what was not asked for,
 //! not answered or cut off is never read as "no tags".
 
+mod client;
+pub mod event;
 mod fqn;
 
 use std::collections::{BTreeMap, HashSet};
@@ -13,6 +15,7 @@ use serde::de::IgnoredAny;
 
 use super::{Column, Label, LabelState, Picture, Table};
 
+pub use client::{ClientError, OpenMetadata};
 pub use fqn::{FqnError, split};
 
 /// How the operator wants a catalog of many services to be read.
@@ -103,17 +106,37 @@ struct ClassificationAnswer {
 pub struct Assembly<'r> {
     reading: &'r Reading,
     picture: Picture,
-    cursors: HashSet<String>,
+    /// Each list's own: two lists may call their pages the same.
+    cursors: HashSet<(&'static str, String)>,
     read: u64,
     total: u64,
     /// Tables of services that no catalog stands for.
     unmapped: u64,
+    names: Names,
+}
+
+/// Names that come again and again, each once: schemas, columns, tags.
+#[derive(Debug, Default)]
+struct Names(HashSet<Arc<str>>);
+
+impl Names {
+    fn once(&mut self, name: &str) -> Arc<str> {
+        match self.0.get(name) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let name: Arc<str> = name.into();
+                self.0.insert(Arc::clone(&name));
+                name
+            }
+        }
+    }
 }
 
 impl<'r> Assembly<'r> {
     pub fn new(reading: &'r Reading) -> Self {
         let cursors = HashSet::new();
-        Self { reading, picture: Picture::default(), cursors, read: 0, total: 0, unmapped: 0 }
+        let (picture, names) = (Picture::default(), Names::default());
+        Self { reading, picture, cursors, read: 0, total: 0, unmapped: 0, names }
     }
 
     /// Takes an answer of `GET /api/v1/tables`; the cursor of the next page, if there is one.
@@ -127,7 +150,7 @@ impl<'r> Assembly<'r> {
         for table in page.data {
             self.table(table)?;
         }
-        self.next(page.paging)
+        self.next("tables", page.paging)
     }
 
     /// Takes an answer of `GET /api/v1/classifications`; the cursor of the next page, if there is one.
@@ -142,7 +165,7 @@ impl<'r> Assembly<'r> {
                 self.picture.disabled.insert(classification.name.into());
             }
         }
-        self.next(page.paging)
+        self.next("classifications", page.paging)
     }
 
     /// The picture, once the last page of tables was taken. `before` is how many tables the last one had.
@@ -164,74 +187,100 @@ impl<'r> Assembly<'r> {
         self.unmapped
     }
 
-    fn next(&mut self, paging: Paging) -> Result<Option<String>, PictureError> {
+    fn next(&mut self, list: &'static str, paging: Paging) -> Result<Option<String>, PictureError> {
         let Some(after) = paging.after.filter(|after| !after.is_empty()) else { return Ok(None) };
-        if !self.cursors.insert(after.clone()) {
+        if !self.cursors.insert((list, after.clone())) {
             return Err(PictureError::SamePage);
         }
         Ok(Some(after))
     }
 
-    fn table(&mut self, table: TableAnswer) -> Result<(), PictureError> {
-        if table.deleted {
+    fn table(&mut self, answer: TableAnswer) -> Result<(), PictureError> {
+        if answer.deleted {
             return Ok(());
         }
-        let parts = split(&table.fully_qualified_name)
-            .map_err(|error| PictureError::Name { name: table.fully_qualified_name.clone(), error })?;
-        let [service, database, schema, name] = parts;
-        let catalogs = &self.reading.catalogs;
-        let whole = format!("{}.{}", fqn::quoted(&service), fqn::quoted(&database));
-        let Some(catalog) = catalogs.get(&whole).or_else(|| catalogs.get(&fqn::quoted(&service))) else {
-            self.unmapped += 1;
-            return Ok(());
-        };
-        let asked = |columns: Option<Vec<ColumnAnswer>>| {
-            columns.ok_or_else(|| PictureError::NotAsked(table.fully_qualified_name.clone()))
-        };
-        let columns = self.columns(asked(table.columns)?).map_err(|column| {
-            PictureError::NotAsked(format!("{}, column {column}", table.fully_qualified_name))
-        })?;
-        self.picture.tables.push(Table {
-            catalog: Arc::clone(catalog),
-            schema: schema.into(),
-            name: name.into(),
-            columns,
-        });
+        match self.reading.of_answer(answer, &mut self.names)? {
+            Some(table) => self.picture.tables.push(table),
+            None => self.unmapped += 1,
+        }
         Ok(())
+    }
+}
+
+impl Reading {
+    /// The table that an answer of `GET /api/v1/tables/name/…` describes; `None`: it is deleted, or of no catalog.
+    ///
+    /// # Errors
+    /// As [`Assembly::tables`].
+    fn table(&self, answer: &[u8]) -> Result<Option<Table>, PictureError> {
+        let answer: TableAnswer = whole(answer)?;
+        if answer.deleted { Ok(None) } else { self.of_answer(answer, &mut Names::default()) }
+    }
+
+    /// Catalog, schema and table of a name; `None`: its service is no catalog here.
+    fn place(&self, name: &str) -> Result<Option<(Arc<str>, String, String)>, FqnError> {
+        let [service, database, schema, table] = match split(name) {
+            Ok(parts) => parts,
+            // Whatever somebody else's service calls its tables is nobody's trouble here.
+            Err(error) => {
+                let mine = |known: &String| name.starts_with(known.as_str());
+                return if self.catalogs.keys().any(mine) { Err(error) } else { Ok(None) };
+            }
+        };
+        let whole = format!("{}.{}", fqn::quoted(&service), fqn::quoted(&database));
+        let catalog = self.catalogs.get(&whole).or_else(|| self.catalogs.get(&fqn::quoted(&service)));
+        Ok(catalog.map(|catalog| (Arc::clone(catalog), schema, table)))
+    }
+
+    fn of_answer(&self, answer: TableAnswer, names: &mut Names) -> Result<Option<Table>, PictureError> {
+        let TableAnswer { fully_qualified_name: full, columns, .. } = answer;
+        let place = self.place(&full).map_err(|error| PictureError::Name { name: full.clone(), error })?;
+        let Some((catalog, schema, name)) = place else { return Ok(None) };
+        let columns = columns.ok_or_else(|| PictureError::NotAsked(full.clone()))?;
+        let columns = self
+            .columns(columns, names)
+            .map_err(|column| PictureError::NotAsked(format!("{full}, column {column}")))?;
+        Ok(Some(Table { catalog, schema: names.once(&schema), name: name.into(), columns }))
     }
 
     /// The name of the column that came without tags, if one did. As deep as the JSON reader goes.
-    fn columns(&self, columns: Vec<ColumnAnswer>) -> Result<Vec<Column>, String> {
-        let column = |answer: ColumnAnswer| {
+    fn columns(&self, columns: Vec<ColumnAnswer>, names: &mut Names) -> Result<Vec<Column>, String> {
+        // Made anew rather than in place: the answers are larger, and their room would be kept.
+        let mut found = Vec::with_capacity(columns.len());
+        for answer in columns {
             let Some(tags) = answer.tags else { return Err(answer.name) };
-            Ok(Column {
-                name: fqn::decoded(&answer.name).into(),
-                labels: tags.into_iter().filter_map(|tag| self.label(tag)).collect(),
-                children: self.columns(answer.children.unwrap_or_default())?,
-            })
-        };
-        columns.into_iter().map(column).collect()
+            let mut labels = Vec::new();
+            labels.extend(tags.into_iter().filter_map(|tag| self.label(tag, names)));
+            let children = self.columns(answer.children.unwrap_or_default(), names)?;
+            found.push(Column { name: names.once(&fqn::decoded(&answer.name)), labels, children });
+        }
+        Ok(found)
     }
 
-    fn label(&self, answer: LabelAnswer) -> Option<Label> {
-        if answer.source.as_deref() == Some("Glossary") && !self.reading.glossaries {
+    fn label(&self, answer: LabelAnswer, names: &mut Names) -> Option<Label> {
+        if answer.source.as_deref() == Some("Glossary") && !self.glossaries {
             return None;
         }
         let state = match answer.state.as_deref() {
             Some("Suggested") => LabelState::Suggested,
             _ => LabelState::Confirmed,
         };
-        Some(Label { tag: answer.tag.into(), state })
+        Some(Label { tag: names.once(&answer.tag), state })
     }
 }
 
 fn envelope<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<Envelope<T>, PictureError> {
-    let mut reader = serde_json::Deserializer::from_slice(answer);
-    let page: Envelope<T> = serde_path_to_error::deserialize(&mut reader)
-        .map_err(|error| PictureError::Json(format!("at {}: {}", error.path(), error.inner())))?;
-    reader.end().map_err(|error| PictureError::Json(error.to_string()))?;
+    let page: Envelope<T> = whole(answer)?;
     match page.errors.as_ref().map_or(0, Vec::len) {
         0 => Ok(page),
         count => Err(PictureError::Errors(count)),
     }
+}
+
+fn whole<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<T, PictureError> {
+    let mut reader = serde_json::Deserializer::from_slice(answer);
+    let value: T = serde_path_to_error::deserialize(&mut reader)
+        .map_err(|error| PictureError::Json(format!("at {}: {}", error.path(), error.inner())))?;
+    reader.end().map_err(|error| PictureError::Json(error.to_string()))?;
+    Ok(value)
 }
