@@ -488,3 +488,19 @@ async fn a_catalog_that_is_empty_after_a_restart_takes_nothing_away() {
     assert_eq!(bench.masks("analyst"), ["email sha256 auto-pii"]);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn names_that_no_document_can_hold_are_told_and_break_nothing() {
+    let columns = [("email", "PII.Sensitive"), ("\"a\\0b\"", "PII.Sensitive")];
+    let bench = Bench::new(json!({"analyst": analyst()}), &customers(&columns));
+    let running = bench.start();
+    for _ in 0..2 {
+        let report = running.sync().await.unwrap();
+        assert_eq!(report.publish_failures, 1);
+        let status = running.handle.status().borrow().clone();
+        assert_eq!(status.cause, Some(Cause::Document));
+        assert!(status.message.as_ref().unwrap().contains("1 column(s) have a name"), "{status:?}");
+        assert_eq!(bench.masks("analyst"), ["email sha256 auto-pii"]);
+    }
+    running.stop().await;
+}

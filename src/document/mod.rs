@@ -342,7 +342,10 @@ fn entry(column: &ColumnName, mask: &str) -> Value {
 }
 
 /// Can this be the name of anything?
-fn named(name: &str) -> Result<(), &'static str> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn named(name: &str) -> Result<(), &'static str> {
     match name {
         "" => Err("is empty"),
         name if name.len() > NAME_LIMIT => Err("is longer than 1024 bytes"),

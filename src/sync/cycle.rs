@@ -289,6 +289,12 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
                 }
             }
         }
+        // What could not be read again would stop every later run.
+        if let Err(error) = Document::parse(after.to_text().as_bytes()) {
+            let why =
+                format!("a defect of fedgate: what it was about to publish is no policy document: {error}");
+            return Err(RunError::new(Cause::Internal, why));
+        }
         let at = self.now();
         let parts = &mut self.parts;
         parts.history.found(&before, at).map_err(document)?;

@@ -130,10 +130,17 @@ pub(super) fn subjects(plan: &Plan) -> BTreeSet<Arc<str>> {
 
 /// What a plan could not do, although the rest of it was done.
 pub(super) fn flaw(plan: &Plan) -> Option<RunError> {
-    let missing = plan.unplanned.iter().filter_map(|unplanned| match unplanned {
-        Unplanned::MissingMask { .. } => Some(unplanned.to_string()),
-        Unplanned::Suggested { .. } | Unplanned::Disabled { .. } => None,
-    });
-    let missing: Vec<String> = missing.map(|line| line.trim_start_matches("! ").to_owned()).collect();
-    (!missing.is_empty()).then(|| RunError::new(Cause::MissingMask, missing.join("; ")))
+    let mut cause = None;
+    let mut lines = Vec::new();
+    for unplanned in &plan.unplanned {
+        let of_this = match unplanned {
+            Unplanned::MissingMask { .. } => Cause::MissingMask,
+            Unplanned::Unnameable { .. } => Cause::Document,
+            Unplanned::Suggested { .. } | Unplanned::Disabled { .. } => continue,
+        };
+        // The first one names the run; the message has them all.
+        cause.get_or_insert(of_this);
+        lines.push(unplanned.to_string().trim_start_matches("! ").to_owned());
+    }
+    Some(RunError::new(cause?, lines.join("; ")))
 }
