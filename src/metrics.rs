@@ -43,10 +43,12 @@ macro_rules! label {
 }
 
 mod audit;
+mod document;
 mod http;
 mod sync;
 
 pub use audit::{AuditFailure, AuditMetrics};
+pub use document::{DocumentMetrics, DocumentRead};
 pub use http::{HttpMetrics, HttpRefusal, Push};
 pub use sync::{RunOutcome, SyncFailure, SyncMetrics};
 
@@ -209,6 +211,8 @@ pub struct Metrics {
     pub panics: IntCounter,
     /// `fedgate_audit_…`
     pub audit: AuditMetrics,
+    /// `fedgate_document_…`
+    pub document: DocumentMetrics,
     /// `fedgate_http_…` and `fedgate_catalog_…`
     pub http: HttpMetrics,
     /// `akko_policy_sync_…` and `fedgate_sync_…`
@@ -325,6 +329,7 @@ impl Metrics {
                 "Defects of the gateway that ended a session; each is worth a report.",
             )?,
             audit: AuditMetrics::new(&registry)?,
+            document: DocumentMetrics::new(&registry)?,
             http: HttpMetrics::new(&registry)?,
             sync: SyncMetrics::new(&registry)?,
             connections: ByLabel::new(|outcome| connections.with_label_values(&[outcome])),

@@ -307,9 +307,11 @@ async fn the_longest_event_fits() {
     let resources: usize = lines.iter().map(|line| line["resources"].as_array().unwrap().len()).sum();
     assert_eq!(resources, names.len());
     assert!(lines.iter().all(|line| line.to_string().len() < LINE));
-    let stand = logs.stand();
-    assert_eq!((stand.too_long, stand.too_wide), (0, 0));
-    drop(stand);
+    let wanting = {
+        let stand = logs.stand();
+        (stand.too_long, stand.too_wide)
+    };
+    assert_eq!(wanting, (0, 0));
     trail.end().await;
 }
 

@@ -275,3 +275,36 @@ async fn an_audit_trail_that_cannot_work_is_a_problem_and_a_silent_sink_a_questi
         "{out}"
     );
 }
+
+#[tokio::test]
+async fn the_policy_document_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("p"), "x").unwrap();
+    let with = |document: &str| toml("trust", &format!("{}{document}", source("127.0.0.1:1", "u", "p", "")));
+    let file = with("[document]\nkind = \"file\"\npath = \"policy.json\"\n");
+    let (answer, out, _) = check(folder.path(), &file, &[]).await;
+    assert_eq!(answer, Answer::Unknown);
+    assert!(out.contains("problem: the policy document cannot be read: No such file"), "{out}");
+    let good = r#"{"version": 1, "mask_library": {"m": {"strength": 1}}, "subjects": {"a": {"kind": "role", "masks": [
+        {"catalog": "c", "schema": "s", "table": "t", "column": "x", "mask": "m"}]}}}"#;
+    fs::write(folder.path().join("policy.json"), good).unwrap();
+    let (answer, out, _) = check(folder.path(), &file, &[]).await;
+    assert!(out.contains("policy.json, 1 subjects, 1 masks"), "{out}");
+    assert_eq!(answer, Answer::Yes, "{out}");
+    fs::write(folder.path().join("policy.json"), good.replace("\"mask\": \"m\"", "\"mask\": \"n\"")).unwrap();
+    let (answer, out, _) = check(folder.path(), &file, &[]).await;
+    assert!(out.contains("problem: document:") && out.contains("subjects.a.masks[0].mask"), "{out}");
+    assert_eq!(answer, Answer::No);
+    // A ConfigMap is somebody else's to answer for: only with --live.
+    let map =
+        with("[document]\nkind = \"config-map\"\nnamespace = \"n\"\nname = \"m\"\nkubeconfig = \"none\"\n");
+    let (answer, out, _) = check(folder.path(), &map, &[]).await;
+    assert!(out.contains("policy document: policy.json of the ConfigMap n/m\n"), "{out}");
+    assert_eq!(answer, Answer::Yes);
+    let (answer, out, _) = check(folder.path(), &map, &["--live"]).await;
+    assert!(
+        out.contains("problem: the credentials for the Kubernetes API cannot be used: kubeconfig"),
+        "{out}"
+    );
+    assert_eq!(answer, Answer::Unknown);
+}

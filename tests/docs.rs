@@ -247,3 +247,27 @@ fn the_trino_catalog_is_the_one_that_the_platform_uses() {
         "the gateway looks for the comment Trino writes"
     );
 }
+
+/// The alert rules are what Prometheus takes, fire when they should, and speak of metrics that there are.
+#[test]
+fn alert_rules_hold() {
+    let folder = root().join("deploy/prometheus");
+    for arguments in [["check", "rules", "fedgate.rules.yaml"], ["test", "rules", "fedgate.test.yaml"]] {
+        let run = Command::new("promtool").args(arguments).current_dir(&folder).output();
+        let run = run.expect("promtool, which scripts/setup brings (Debian: prometheus)");
+        let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "promtool {arguments:?}: {said}");
+    }
+    let page = fedgate::metrics::Metrics::new().unwrap().render();
+    let known: BTreeSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    // Those that appear with their source.
+    let with_a_source = ["fedgate_source_up", "fedgate_refusals_total"];
+    let rules = text("deploy/prometheus/fedgate.rules.yaml");
+    for line in rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
+        let words = line.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
+        for word in words.filter(|word| word.starts_with("fedgate_") || word.starts_with("akko_")) {
+            assert!(known.contains(word) || with_a_source.contains(&word), "there is no metric {word}");
+        }
+    }
+}

@@ -10,6 +10,9 @@ mod support;
 #[path = "clients/kit.rs"]
 mod kit;
 
+#[path = "e2e/masks.rs"]
+mod masks;
+
 use std::net::TcpListener;
 
 use kit::{Outcome, Program, Step, check};

@@ -278,3 +278,31 @@ fn a_reload_turns_the_loop_on_and_changes_its_map() {
     assert_eq!(watched.masks().len(), 3, "what is in force stays");
     watched.gateway.stop();
 }
+
+/// Every command of docs/http.md, as it stands there.
+#[test]
+fn the_commands_of_the_page_work() {
+    let setup = Setup::new(
+        toml("enabled = true") + "\n[sync.catalog]\nkind = \"file\"\npath = \"{dir}/classifications.yaml\"\n",
+    )
+    .file("policy.json", document())
+    .file("webhook.secret", SECRET)
+    .file("classifications.yaml", "catalogs: {climscore: {public: {customers: {email: PII.Sensitive}}}}\n");
+    let watched = Watched::start(setup);
+    watched.until("the first run", Watched::masked);
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/http.md")).unwrap();
+    let commands: Vec<&str> = page.lines().filter(|line| line.starts_with("curl ")).collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    for command in commands {
+        let run = std::process::Command::new("sh")
+            .args(["-c", &command.replacen("curl -s", "curl -sS --fail-with-body --max-time 30", 1)])
+            .env("GATEWAY", format!("http://{}", watched.gateway.http()))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "{command}: {said}");
+        assert!(serde_json::from_slice::<Value>(&run.stdout).is_ok(), "{command}: {said}");
+    }
+    assert!(!watched.masked(), "the rollback of the page was the last");
+    watched.gateway.stop();
+}

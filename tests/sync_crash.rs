@@ -248,6 +248,8 @@ async fn killed_at_every_step() {
     assert_eq!(
         walked,
         [
+            "reached before the document is read",
+            "reached after the document was read",
             "reached before the catalog is read",
             "reached before the document is read",
             "reached after the document was read",

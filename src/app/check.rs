@@ -13,7 +13,8 @@ use serde::Serialize;
 use crate::app::audit;
 use crate::app::behind;
 use crate::app::grants::{self, Grants};
-use crate::config::{self, Auth, Config, Finding, Severity, TlsMode, Users};
+use crate::config::{self, Auth, Config, DocumentPlace, DocumentSection, Finding, Severity, TlsMode, Users};
+use crate::sync::publisher::{AnyPublisher, PublishError, Publisher};
 use crate::upstream::{self, RelayFit, relay_works};
 
 #[derive(Debug, Args)]
@@ -60,6 +61,9 @@ struct Report {
     gateway: Vec<String>,
     findings: Vec<Finding>,
     sources: Vec<SourceReport>,
+    /// Why the policy document cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<String>,
     /// Why the audit sink does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     audit: Option<String>,
@@ -152,6 +156,9 @@ pub async fn run(
         }
     };
     let mut report = report(&args.config, &config);
+    if let Some(section) = &config.document {
+        report.look_at(section, args.live).await;
+    }
     if args.live {
         for (entry, source) in report.sources.iter_mut().zip(&config.sources) {
             entry.live = Some(live(source.clone()).await);
@@ -208,6 +215,7 @@ fn report(file: &Path, config: &Config) -> Report {
         answer: Answer::Yes,
         gateway: gateway_facts(config),
         findings: of(None),
+        document: None,
         audit: None,
         sources: config
             .sources
@@ -303,13 +311,46 @@ impl SourceReport {
 }
 
 impl Report {
+    /// Reads the policy document once; one in a ConfigMap only when others may be asked.
+    async fn look_at(&mut self, section: &DocumentSection, live: bool) {
+        let (place, remote) = match &section.place {
+            DocumentPlace::File { path } => (path.display().to_string(), false),
+            DocumentPlace::ConfigMap { namespace, name, key, .. } => {
+                (format!("{key} of the ConfigMap {namespace}/{name}"), true)
+            }
+        };
+        let mut fact = format!("policy document: {place}");
+        if !remote || live {
+            match AnyPublisher::new(&section.place).read().await {
+                Ok(read) => {
+                    let subjects = &read.document.policy().subjects;
+                    let masks: usize = subjects.values().map(|subject| subject.masks.len()).sum();
+                    let _ = write!(fact, ", {} subjects, {masks} masks", subjects.len());
+                }
+                Err(error @ (PublishError::Document(_) | PublishError::NoKey { .. })) => {
+                    self.findings.push(Finding {
+                        severity: Severity::Problem,
+                        source: None,
+                        key: "document".to_owned(),
+                        message: error.to_string(),
+                    });
+                }
+                Err(error) => self.document = Some(error.to_string()),
+            }
+        }
+        self.gateway.push(fact);
+    }
+
     fn all_findings(&self) -> impl Iterator<Item = &Finding> {
         self.findings.iter().chain(self.sources.iter().flat_map(|source| &source.findings))
     }
 
     /// What could not be answered outweighs what is no: it may hide more of it.
     fn judge(&self) -> Answer {
-        if self.sources.iter().any(SourceReport::unreachable) || self.audit.is_some() {
+        if self.sources.iter().any(SourceReport::unreachable)
+            || self.audit.is_some()
+            || self.document.is_some()
+        {
             Answer::Unknown
         } else if self.all_findings().any(|finding| finding.severity == Severity::Problem)
             || self.sources.iter().any(SourceReport::drifted)
@@ -325,6 +366,9 @@ impl Report {
         page.line(0, "", &format!("{}: can be read", self.file.display()));
         page.line(0, "", "gateway");
         page.facts(&self.gateway, &self.findings);
+        if let Some(error) = &self.document {
+            page.line(1, "problem: ", error);
+        }
         if let Some(error) = &self.audit {
             page.line(1, "problem: live: ", error);
         }

@@ -6,6 +6,7 @@ mod audit;
 mod behind;
 pub mod check;
 mod cli;
+mod document;
 pub mod explain;
 mod explain_args;
 mod grants;

@@ -18,8 +18,9 @@ use crate::metrics::SyncMetrics;
 use crate::sync::catalog::{AnyCatalog, openmetadata};
 use crate::sync::handle::{RunError, SyncHandle};
 use crate::sync::history::{History, HistoryError};
+use crate::sync::lease::Lease;
 use crate::sync::planner::Rules;
-use crate::sync::publisher::FilePublisher;
+use crate::sync::publisher::AnyPublisher;
 use crate::sync::{Loop, Parts, Schedule, Trail};
 
 /// How long a loop that was told to stop is waited for: a run's own grace, and a little.
@@ -38,8 +39,6 @@ pub enum LoopError {
     Lacks(&'static str),
     #[error("no thread can be started: {0}")]
     Thread(#[from] std::io::Error),
-    #[error("document.kind: config-map is not supported by this version")]
-    ConfigMap,
 }
 
 /// What a loop depends on in the configuration.
@@ -86,11 +85,21 @@ impl PolicyLoop {
             Schedule { interval: sections.sync.interval, debounce: sections.sync.webhook_debounce };
         let (handle, requests, status) = SyncHandle::new(true);
         let stop = CancellationToken::new();
-        let it = Loop::new(parts, schedule, requests, status, metrics.clone(), stop.clone())?;
+        let mut it = Loop::new(parts, schedule, requests, status, metrics.clone(), stop.clone())?;
+        let lease = Lease::of(sections.place()?, &replica());
+        if let Some(lease) = &lease {
+            it = it.with_standing(lease.standing());
+        }
+        let stop_lease = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name("sync".to_owned()).spawn(move || {
-            runtime.block_on(it.run());
+            runtime.block_on(async {
+                match lease {
+                    Some(lease) => drop(tokio::join!(it.run(), lease.run(stop_lease))),
+                    None => it.run().await,
+                }
+            });
             // A file that is still being read holds nobody up.
             runtime.shutdown_background();
             let _ = end.send(());
@@ -114,6 +123,13 @@ impl PolicyLoop {
     }
 }
 
+/// A name that no other replica has, nor this one in another life.
+fn replica() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "fedgate".to_owned());
+    let host: String = host.chars().filter(char::is_ascii_graphic).take(200).collect();
+    format!("{host}_{:08x}", rand::random::<u32>())
+}
+
 /// The parts of a loop, over any trail.
 ///
 /// # Errors
@@ -122,13 +138,10 @@ pub(super) fn parts<T: Trail>(
     sections: &Sections,
     trail: T,
     history: History,
-) -> Result<Parts<AnyCatalog, FilePublisher, T>, LoopError> {
+) -> Result<Parts<AnyCatalog, AnyPublisher, T>, LoopError> {
     let sync = &sections.sync;
     let catalog = AnyCatalog::of(sync.catalog.as_ref().ok_or(LoopError::Lacks("catalog"))?)?;
-    let publisher = match sections.place()? {
-        DocumentPlace::File { path } => FilePublisher::new(path.clone()),
-        DocumentPlace::ConfigMap { .. } => return Err(LoopError::ConfigMap),
-    };
+    let publisher = AnyPublisher::new(sections.place()?);
     let rules = Rules {
         tag_to_mask: sync
             .tag_to_mask

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::audit::Audit;
+use super::document::DocumentReader;
 use super::policy_loop::{LoopError, PolicyLoop, Sections};
 use super::sources::Sources;
 use super::workers::{Spawner, Workers};
@@ -29,6 +30,7 @@ use crate::http::{Door, Issuer, Keys, SyncView};
 use crate::metrics::{Metrics, Outcome, StartupFailure};
 use crate::session::{self, Cancels, Drain, Keepsakes, Shared, Throttle, Tls};
 use crate::status::{Phase, Status};
+use crate::sync::reader::Outlet;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -116,6 +118,7 @@ struct Gateway {
     wanted: Option<Sections>,
     policy_loop: Option<PolicyLoop>,
     view: watch::Sender<Option<SyncView>>,
+    document: DocumentReader,
 }
 
 impl Gateway {
@@ -198,6 +201,11 @@ impl Gateway {
             // Ends when this function does; sessions are the workers' and are waited for below.
             tasks.spawn(acceptor.run());
         }
+        let mut document = DocumentReader::new(Outlet::default(), metrics.document.clone());
+        document.configure(config.document.as_ref());
+        if let Some(policy_loop) = &policy_loop {
+            document.follow(policy_loop.view.handle.status());
+        }
         status.set_phase(Phase::Ready);
 
         let mut gateway = Self {
@@ -213,6 +221,7 @@ impl Gateway {
             wanted: None,
             policy_loop,
             view,
+            document,
         };
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -245,6 +254,7 @@ impl Gateway {
         if let Some(policy_loop) = gateway.policy_loop.take() {
             policy_loop.end().await;
         }
+        gateway.document.end().await;
         if let Some(audit) = audit {
             // Last: sessions and whatever changes policy have told what they had to tell.
             audit.end().await;
@@ -275,6 +285,7 @@ impl Gateway {
         });
         match reloaded {
             Ok((files, shared, sections)) => {
+                self.document.configure(sections.document.as_ref());
                 self.wanted = (sections != self.sections).then_some(sections);
                 self.files = files;
                 self.shared.send_replace(Arc::new(shared));
@@ -309,7 +320,12 @@ impl Gateway {
             policy_loop.end().await;
         }
         match PolicyLoop::start(&sections, self.journal.clone(), &self.metrics.sync) {
-            Ok(policy_loop) => self.policy_loop = policy_loop,
+            Ok(policy_loop) => {
+                if let Some(policy_loop) = &policy_loop {
+                    self.document.follow(policy_loop.view.handle.status());
+                }
+                self.policy_loop = policy_loop;
+            }
             Err(error) => {
                 self.metrics.config_reload(Outcome::Failed);
                 tracing::error!(%error, "the sync loop is off until its configuration can be used");

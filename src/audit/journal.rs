@@ -571,3 +571,6 @@ fn event(kind: &Kind, alike: &Alike) -> Event {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! is [`AUTO`] are ever changed, and only by [`Document::with_masks`].
 
 mod scope;
+mod snapshot;
 mod strict;
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub use scope::{Pattern, Scope};
+pub use snapshot::Snapshot;
 
 /// `source` of the mask entries that belong to the sync loop.
 pub const AUTO: &str = "auto-pii";
@@ -340,7 +342,10 @@ fn entry(column: &ColumnName, mask: &str) -> Value {
 }
 
 /// Can this be the name of anything?
-fn named(name: &str) -> Result<(), &'static str> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn named(name: &str) -> Result<(), &'static str> {
     match name {
         "" => Err("is empty"),
         name if name.len() > NAME_LIMIT => Err("is longer than 1024 bytes"),

@@ -118,7 +118,7 @@ fn is_constant(token: &Token<'_>, before: &[Piece<'_>]) -> bool {
         matches!(at.and_then(|at| before.get(at)), Some(Piece::Word(token)) if token.text == word)
     };
     match token.text.as_ref() {
-        "true" | "false" => !word(1, "is") && !(word(1, "not") && word(2, "is")),
+        "true" | "false" => !(word(1, "is") || word(1, "not") && word(2, "is")),
         "null" => !word(1, "is") && !word(1, "not"),
         _ => false,
     }

@@ -3,23 +3,22 @@
 //! Invariant: what is about to change the document is on the disk, as an intent and as a revision, before it does;
 //! whatever fails on the way leaves the document that was in force. The plan decides, and nothing here does.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use rand::RngCore;
-use sha2::{Digest, Sha256};
 
 use super::catalog::{Catalog, CatalogError, Hint, Picture};
+use super::decide::{Decided, backwards, flaw, masked_columns, masked_tables, plan_id, subjects};
 use super::handle::{Cause, Report, RunError};
 use super::history::{self, History, Memory, New, Reason, Revision, State};
-use super::planner::safety::{Held, Unmasking, hold_back};
-use super::planner::{Change, Edit, Plan, Rules, Unplanned, Why, apply, plan};
+use super::planner::safety::{Unmasking, hold_back};
+use super::planner::{Rules, apply, plan};
 use super::publisher::{PublishError, Published, Publisher};
 use super::trail::Trail;
 use crate::audit::event::{Actor, Event, Outcome, PolicyRun, What};
 use crate::audit::spool::SpoolError;
-use crate::document::{AutoMasks, Document};
+use crate::document::Document;
 
 /// How often a document that somebody else changed meanwhile is planned anew.
 const ATTEMPTS: u32 = 6;
@@ -80,17 +79,6 @@ enum Goal {
     Picture(Arc<Picture>),
     /// The loop's entries of an earlier revision.
     Revision(u64, Box<Document>),
-}
-
-/// A plan, and what of it is to be done now.
-struct Decided {
-    whole: Plan,
-    now: Plan,
-    waiting: Vec<Change>,
-    held: Vec<Held>,
-    id: Arc<str>,
-    /// The loop's memory once this is done.
-    memory: Memory,
 }
 
 /// The steps of one attempt to bring a plan into force.
@@ -211,15 +199,19 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
     }
 
     async fn read(&mut self, reading: Reading) -> Result<Arc<Picture>, RunError> {
+        let before = match &self.picture {
+            Some(last) => last.tables.len(),
+            // After a restart the document knows that there were tables; one that cannot be read now might be read
+            // when the catalog has answered, and then nobody would know.
+            None => {
+                let published = self.parts.publisher.read().await.map_err(publishing)?;
+                masked_tables(&published.document)
+            }
+        };
         let catalog = &self.parts.catalog;
         let picture = match (reading, &self.picture) {
             (Reading::Again(hint), Some(last)) => catalog.refresh(last, &hint).await,
-            (_, Some(last)) => catalog.read(last.tables.len()).await,
-            // A process that has just begun: the tables that are masked were there.
-            (_, None) => {
-                let published = self.parts.publisher.read().await.map_err(publishing)?;
-                catalog.read(masked_tables(&published.document)).await
-            }
+            _ => catalog.read(before).await,
         };
         let picture = Arc::new(picture.map_err(unreadable)?);
         self.picture = Some(Arc::clone(&picture));
@@ -298,6 +290,12 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
                     after = apply(&before, &decided.now);
                 }
             }
+        }
+        // What could not be read again would stop every later run.
+        if let Err(error) = Document::parse(after.to_text().as_bytes()) {
+            let why =
+                format!("a defect of fedgate: what it was about to publish is no policy document: {error}");
+            return Err(RunError::new(Cause::Internal, why));
         }
         let at = self.now();
         let parts = &mut self.parts;
@@ -512,122 +510,6 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
             }),
         }
     }
-}
-
-impl Decided {
-    fn nothing(tables: usize, memory: &Memory) -> Self {
-        Self {
-            whole: Plan { tables, ..Plan::default() },
-            now: Plan::default(),
-            waiting: Vec::new(),
-            held: Vec::new(),
-            id: plan_id(&Plan::default()),
-            memory: memory.clone(),
-        }
-    }
-
-    /// Takes out of what is done now the changes that `which` names.
-    fn wait(&mut self, which: impl Fn(&Change) -> bool) {
-        let (waiting, now) = std::mem::take(&mut self.now.changes).into_iter().partition(which);
-        self.now.changes = now;
-        let waiting: Vec<Change> = waiting;
-        for change in &waiting {
-            match change.edit {
-                Edit::Add { .. } => self.now.after = self.now.after.saturating_sub(1),
-                Edit::Remove { .. } => self.now.after += 1,
-                Edit::Replace { .. } => {}
-            }
-        }
-        self.waiting.extend(waiting);
-    }
-}
-
-/// The loop's entries of `revision`, as changes to `before`.
-fn backwards(number: u64, revision: &Document, before: &Document) -> Result<Plan, RunError> {
-    let then = history::auto_masks(revision);
-    let now = history::auto_masks(before);
-    let library = &before.policy().mask_library;
-    let strength = |mask: &str| library.get(mask).map_or(0, |mask| mask.strength);
-    let none = AutoMasks::new();
-    let mut plan = Plan { before: now.values().map(AutoMasks::len).sum(), ..Plan::default() };
-    for subject in before.policy().subjects.keys() {
-        let (then, now) = (then.get(subject).unwrap_or(&none), now.get(subject).unwrap_or(&none));
-        let columns: BTreeSet<_> = then.keys().chain(now.keys()).collect();
-        for column in columns {
-            let (edit, loosens) = match (then.get(column), now.get(column)) {
-                (Some(then), Some(now)) if then == now => continue,
-                (Some(to), Some(from)) => (
-                    Edit::Replace { from: Arc::clone(from), to: Arc::clone(to) },
-                    strength(to) < strength(from),
-                ),
-                (Some(mask), None) => (Edit::Add { mask: Arc::clone(mask) }, false),
-                (None, Some(mask)) => (Edit::Remove { mask: Arc::clone(mask) }, true),
-                (None, None) => continue,
-            };
-            if let Edit::Add { mask } | Edit::Replace { to: mask, .. } = &edit
-                && !library.contains_key(&**mask)
-            {
-                return Err(RunError::new(
-                    Cause::MissingMask,
-                    format!(
-                        "revision {number} masks {column} with {mask:?}, which mask_library no longer has; add it there first"
-                    ),
-                ));
-            }
-            plan.changes.push(Change {
-                subject: Arc::clone(subject),
-                column: column.clone(),
-                edit,
-                why: Why::Rollback(number),
-                loosens,
-            });
-        }
-    }
-    let count = |of: fn(&Edit) -> bool| plan.changes.iter().filter(|change| of(&change.edit)).count();
-    let (more, less) =
-        (count(|edit| matches!(edit, Edit::Add { .. })), count(|edit| matches!(edit, Edit::Remove { .. })));
-    plan.after = (plan.before + more).saturating_sub(less);
-    Ok(plan)
-}
-
-/// Names a plan by its changes.
-fn plan_id(plan: &Plan) -> Arc<str> {
-    let mut hash = Sha256::new();
-    for change in &plan.changes {
-        hash.update(change.to_string().as_bytes());
-        hash.update(b"\n");
-    }
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>().into()
-}
-
-/// Columns with a mask of the loop, for anybody.
-fn masked_columns(document: &Document) -> usize {
-    let masks = document.policy().subjects.values().flat_map(|subject| &subject.masks);
-    masks.filter(|entry| entry.is_auto()).map(|entry| entry.column()).collect::<BTreeSet<_>>().len()
-}
-
-/// Tables with a mask of the loop.
-fn masked_tables(document: &Document) -> usize {
-    let masks = document.policy().subjects.values().flat_map(|subject| &subject.masks);
-    let tables = masks.filter(|entry| entry.is_auto()).map(|entry| {
-        let name = entry.column();
-        (name.catalog, name.schema, name.table)
-    });
-    tables.collect::<BTreeSet<_>>().len()
-}
-
-fn subjects(plan: &Plan) -> BTreeSet<Arc<str>> {
-    plan.changes.iter().map(|change| Arc::clone(&change.subject)).collect()
-}
-
-/// What a plan could not do, although the rest of it was done.
-fn flaw(plan: &Plan) -> Option<RunError> {
-    let missing = plan.unplanned.iter().filter_map(|unplanned| match unplanned {
-        Unplanned::MissingMask { .. } => Some(unplanned.to_string()),
-        Unplanned::Suggested { .. } | Unplanned::Disabled { .. } => None,
-    });
-    let missing: Vec<String> = missing.map(|line| line.trim_start_matches("! ").to_owned()).collect();
-    (!missing.is_empty()).then(|| RunError::new(Cause::MissingMask, missing.join("; ")))
 }
 
 /// Who asked, as the audit trail names them.

@@ -5,11 +5,15 @@
 
 pub mod catalog;
 mod cycle;
+mod decide;
 mod disk;
 pub mod handle;
 pub mod history;
+mod kubernetes;
+pub mod lease;
 pub mod planner;
 pub mod publisher;
+pub mod reader;
 mod run;
 mod trail;
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::{Catalog, Hint};
 use super::cycle::{Cycle, Done, Parts, Reading, Word};
 use super::handle::{Ask, Cause, QUEUE, Report, Request, RunError, SyncStatus};
+use super::lease::Standing;
 use super::publisher::Publisher;
 use super::trail::Trail;
 use crate::audit::event::Actor;
@@ -24,6 +25,9 @@ use crate::metrics::{RunOutcome, SyncMetrics};
 const RETRY: Duration = Duration::from_secs(10);
 /// How long a run under way may take to its end once the loop is told to stop.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Turns of the timer in a row that are left to another replica: it may hold the Lease and get nothing done.
+const SPARED: u32 = 2;
 
 /// When runs begin by themselves.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +48,10 @@ pub struct Loop<C, P, T> {
     stop: CancellationToken,
     /// Nobody holds a handle any more.
     alone: bool,
+    /// Whether another replica does what the timer asks for.
+    standing: Option<watch::Receiver<Standing>>,
+    /// Turns of the timer left to it since the last run.
+    spared: u32,
 }
 
 type Answer = oneshot::Sender<Result<Report, RunError>>;
@@ -69,6 +77,8 @@ struct Batch {
     pushed: Option<(Hint, Instant)>,
     /// Timer or signal.
     whole: bool,
+    /// The timer's turn was left to another replica.
+    spared: bool,
 }
 
 /// The loop was told to stop.
@@ -117,7 +127,14 @@ impl<C: Catalog, P: Publisher, T: Trail> Loop<C, P, T> {
         stop: CancellationToken,
     ) -> Result<Self, RunError> {
         let cycle = Cycle::new(parts)?;
-        Ok(Self { cycle, schedule, requests, status, metrics, stop, alone: false })
+        Ok(Self { cycle, schedule, requests, status, metrics, stop, alone: false, standing: None, spared: 0 })
+    }
+
+    /// Leaves the timer's runs to the replica that holds the Lease. Pushes, signals and admins reach one replica alone,
+    /// which serves them whoever holds it.
+    #[must_use]
+    pub fn with_standing(self, standing: watch::Receiver<Standing>) -> Self {
+        Self { standing: Some(standing), ..self }
     }
 
     /// Runs until it is told to stop; a run that is under way then may come to its end within some seconds.
@@ -210,8 +227,12 @@ impl<C: Catalog, P: Publisher, T: Trail> Loop<C, P, T> {
                     Some(request) => batch.take(request, self.schedule.debounce),
                     None => self.alone = true,
                 },
+                () = taken_over(self.standing.as_mut()) => batch.whole = true,
                 () = sleep_until(until) => {
-                    batch.whole = Instant::now() >= due;
+                    let turn = Instant::now() >= due;
+                    let other = self.standing.as_ref().is_some_and(|standing| standing.borrow().is_spared());
+                    batch.spared = turn && other && self.spared < SPARED;
+                    batch.whole = turn && !batch.spared;
                     break;
                 }
             }
@@ -226,8 +247,15 @@ impl<C: Catalog, P: Publisher, T: Trail> Loop<C, P, T> {
 
     /// Does all of a batch; when the next run is due, if something was read whole.
     async fn work(&mut self, batch: Batch) -> Result<Option<Instant>, Stopped> {
-        let Batch { tasks, pushed, whole } = batch;
+        let Batch { tasks, pushed, whole, spared } = batch;
         let mut next = None;
+        if spared {
+            self.spared += 1;
+            tracing::debug!("a turn of the timer is left to the replica that holds the Lease");
+            next = Some(self.next_due(true));
+        } else if whole {
+            self.spared = 0;
+        }
         // A run that reads everything, and publishes, serves timer, signal and pushes as well.
         let mut served = false;
         for task in tasks {
@@ -321,6 +349,22 @@ impl<C: Catalog, P: Publisher, T: Trail> Loop<C, P, T> {
         told.tell(&done, dry_run, began.elapsed());
         Ok(done.map(|done| done.report))
     }
+}
+
+/// Waits until this replica gets the Lease that another one had: nobody knows what that one got done.
+async fn taken_over(standing: Option<&mut watch::Receiver<Standing>>) {
+    if let Some(standing) = standing {
+        let mut other = standing.borrow_and_update().is_spared();
+        while standing.changed().await.is_ok() {
+            let now = standing.borrow_and_update().clone();
+            if other && now == Standing::Holding {
+                return;
+            }
+            // Between two holders nobody may be known for a while.
+            other |= now.is_spared();
+        }
+    }
+    std::future::pending().await
 }
 
 /// What status, metrics and log are told of a run.

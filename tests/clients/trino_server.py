@@ -33,10 +33,15 @@ JVM = """\
 
 
 class TrinoServer:
-    """Trino with one catalog, climscore, whose connection stands in CLIMSCORE_RO_* of `environment`."""
+    """Trino with one catalog, climscore, whose connection stands in CLIMSCORE_RO_* of `environment`.
 
-    def __init__(self, environment, patience=180):
+    `files` are more of its configuration, by their names below `etc`; `catalog` are more lines of the catalog's own.
+    """
+
+    def __init__(self, environment, patience=180, files=None, catalog=""):
         self.environment = environment
+        self.files = files or {}
+        self.catalog = catalog
         self.patience = patience
         self.process = None
         self.folder = tempfile.mkdtemp(prefix="fedgate-trino-", dir=os.environ.get("FEDGATE_TEMP"))
@@ -75,7 +80,8 @@ class TrinoServer:
             "node.properties": f"node.environment=test\nnode.bind-ip=127.0.0.1\nnode.data-dir={os.path.join(self.folder, 'data')}\n",
             "jvm.config": JVM,
             "log.properties": "io.trino=WARN\n",
-            "catalog/climscore.properties": CATALOG,
+            "catalog/climscore.properties": CATALOG + self.catalog,
+            **self.files,
         }
         for name, text in files.items():
             with open(os.path.join(etc, name), "w", encoding="utf-8") as out:

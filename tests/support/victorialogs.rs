@@ -169,18 +169,21 @@ fn cut_off(status: u16, begun: &str) -> Response<Body> {
     plain(status, Body::from_stream(futures_util::stream::iter(parts)))
 }
 
+/// Status and text of an answer that says no.
+type Denied = (u16, &'static str);
+
 /// Tenant, or the answer to what says who asks.
-fn tenant(stand: &Stand, headers: &HeaderMap) -> Result<(u32, u32), Response<Body>> {
+fn tenant(stand: &Stand, headers: &HeaderMap) -> Result<(u32, u32), Denied> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(token) = &stand.token
         && text("authorization") != Some(&format!("Bearer {token}"))
     {
-        return Err(plain(401, "who are you?"));
+        return Err((401, "who are you?"));
     }
     let number = |name| text(name).map_or(Ok(0), str::parse::<u32>);
     match (number("accountid"), number("projectid")) {
         (Ok(account), Ok(project)) => Ok((account, project)),
-        _ => Err(plain(400, "cannot parse tenant")),
+        _ => Err((400, "cannot parse tenant")),
     }
 }
 
@@ -227,7 +230,7 @@ async fn insert(
             }
             (Some(Fault::CutOff), Ok(())) => cut_off(200, "x"),
             (_, Ok(())) => plain(200, ""),
-            (_, Err(denied)) => denied,
+            (_, Err((status, text))) => plain(status, text),
         }
     };
     shared.changes.send_modify(|count| *count += 1);
@@ -240,7 +243,7 @@ fn take(
     headers: &HeaderMap,
     body: &[u8],
     fault: &Option<Fault>,
-) -> Result<(), Response<Body>> {
+) -> Result<(), Denied> {
     let tenant = tenant(stand, headers)?;
     if matches!(fault, Some(Fault::Status(..) | Fault::Lose)) {
         return Ok(());
@@ -255,7 +258,7 @@ fn take(
     assert_eq!(argument(arguments, "_stream_fields").unwrap(), "metadata.product.name,class_uid");
     let text = String::from_utf8_lossy(body);
     if stand.refused.as_ref().is_some_and(|uid| text.contains(uid.as_str())) {
-        return Err(plain(400, "cannot process this"));
+        return Err((400, "cannot process this"));
     }
     let found = Instant::now() + stand.delay;
     let mut skip = false;
@@ -274,7 +277,7 @@ fn take(
         }
         let Some(line) = read(line.as_bytes()) else {
             if at == 0 {
-                return Err(plain(400, "cannot read the first line"));
+                return Err((400, "cannot read the first line"));
             }
             continue;
         };
@@ -300,7 +303,7 @@ async fn query(State(shared): State<Shared>, headers: HeaderMap, body: String) -
         stand.queries += 1;
         let fault = stand.query_faults.pop_front();
         match tenant(&stand, &headers) {
-            Err(denied) => denied,
+            Err((status, text)) => plain(status, text),
             Ok(tenant) => select(&stand, tenant, &body, fault),
         }
     };

@@ -16,12 +16,13 @@ use fedgate::metrics::Metrics;
 use fedgate::sync::catalog::{Catalog, CatalogError, Hint, Picture, file};
 use fedgate::sync::handle::{Ask, AskError, Report, SyncHandle, SyncStatus};
 use fedgate::sync::history::History;
+use fedgate::sync::lease::Standing;
 use fedgate::sync::planner::Rules;
 use fedgate::sync::publisher::{FilePublisher, PublishError, Published, Publisher, Version};
 use fedgate::sync::{Loop, Parts, Schedule, Trail};
 use rand::SeedableRng;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 pub const INTERVAL: Duration = Duration::from_secs(1800);
@@ -310,12 +311,24 @@ impl Bench {
 
     /// A loop that runs until it is dropped.
     pub fn start(&self) -> Running {
+        self.start_as(|it| it)
+    }
+
+    /// A loop that leaves the timer's turns to whoever holds the Lease.
+    pub fn start_beside(&self, standing: watch::Receiver<Standing>) -> Running {
+        self.start_as(|it| it.with_standing(standing))
+    }
+
+    fn start_as(
+        &self,
+        change: impl FnOnce(Loop<Shelf, Crowded, Book>) -> Loop<Shelf, Crowded, Book>,
+    ) -> Running {
         let (handle, requests, status) = SyncHandle::new(true);
         let stop = CancellationToken::new();
         let schedule = Schedule { interval: INTERVAL, debounce: Duration::from_millis(100) };
         let metrics = self.metrics.sync.clone();
         let it = Loop::new(self.parts(), schedule, requests, status, metrics, stop.clone()).unwrap();
-        Running { handle, stop, task: tokio::spawn(it.run()) }
+        Running { handle, stop, task: tokio::spawn(change(it).run()) }
     }
 
     pub fn json(&self) -> Value {

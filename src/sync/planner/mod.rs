@@ -9,7 +9,7 @@ mod text;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::document::{AutoMasks, ColumnName, Document, Mask, Policy, Subject};
+use crate::document::{AutoMasks, ColumnName, Document, Mask, Policy, Subject, named};
 use crate::sync::catalog::{LabelState, Picture, Table};
 
 /// What the operator configured.
@@ -92,6 +92,8 @@ pub struct Shadowed {
 pub enum Unplanned {
     /// The map names a mask that the library does not have. Entries that are there stay as strong as they are.
     MissingMask { tag: Arc<str>, mask: Arc<str>, columns: usize },
+    /// Names that no document can hold: empty, longer than 1024 bytes, or with a NUL.
+    Unnameable { tag: Arc<str>, columns: usize },
     /// Nobody has confirmed the label yet.
     Suggested { tag: Arc<str>, column: ColumnName },
     /// The tag's classification is disabled.
@@ -102,6 +104,7 @@ impl Unplanned {
     pub fn tag(&self) -> &str {
         match self {
             Unplanned::MissingMask { tag, .. }
+            | Unplanned::Unnameable { tag, .. }
             | Unplanned::Suggested { tag, .. }
             | Unplanned::Disabled { tag, .. } => tag,
         }
@@ -190,9 +193,12 @@ fn tagged<'p>(picture: &'p Picture, policy: &Policy, rules: &'p Rules, plan: &mu
     let mut tagged = Tagged::new();
     let mut missing: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
     let mut disabled: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
+    let mut unnameable: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
     let mut suggested: BTreeSet<(ColumnName, &Arc<str>)> = BTreeSet::new();
     for table in &picture.tables {
+        let table_named = [&table.catalog, &table.schema, &table.name].iter().all(|name| named(name).is_ok());
         for column in table.columns.iter() {
+            let named = table_named && named(&column.name).is_ok();
             // A tag may be there twice, on the column and on a child of it: what is confirmed once, is.
             let mut tags: BTreeMap<&Arc<str>, (&Arc<str>, bool)> = BTreeMap::new();
             for label in column.all_labels() {
@@ -214,6 +220,10 @@ fn tagged<'p>(picture: &'p Picture, policy: &Policy, rules: &'p Rules, plan: &mu
                         column: Arc::clone(&column.name),
                     };
                     suggested.insert((name, tag));
+                    continue;
+                }
+                if !named {
+                    *unnameable.entry(tag).or_default() += 1;
                     continue;
                 }
                 let wanted = tagged
@@ -259,6 +269,9 @@ fn tagged<'p>(picture: &'p Picture, policy: &Policy, rules: &'p Rules, plan: &mu
             });
         }
     }
+    let unnameable = unnameable.into_iter();
+    plan.unplanned
+        .extend(unnameable.map(|(tag, columns)| Unplanned::Unnameable { tag: Arc::clone(tag), columns }));
     let disabled = disabled.into_iter();
     plan.unplanned
         .extend(disabled.map(|(tag, columns)| Unplanned::Disabled { tag: Arc::clone(tag), columns }));

@@ -52,6 +52,11 @@ impl fmt::Display for Unplanned {
                 "! {tag}: mask_library has no mask {mask:?}, so {columns} column(s) stay as they are; add it there, or \
                  change the tag's line in [sync.tag_to_mask]"
             ),
+            Unplanned::Unnameable { columns, .. } => write!(
+                f,
+                "! {tag}: {columns} column(s) have a name that the policy document cannot hold (empty, longer than 1024 \
+                 bytes, or with a NUL), in themselves or in their table; they stay unmasked until they are renamed"
+            ),
             Unplanned::Suggested { column, .. } => {
                 write!(f, "? {column}: {tag} is suggested and waits for somebody to confirm it")
             }
@@ -64,7 +69,8 @@ impl fmt::Display for Unplanned {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let missing = |line: &&Unplanned| matches!(line, Unplanned::MissingMask { .. });
+        let missing =
+            |line: &&Unplanned| matches!(line, Unplanned::MissingMask { .. } | Unplanned::Unnameable { .. });
         let section = |f: &mut fmt::Formatter<'_>, title: &str, lines: &[&dyn fmt::Display]| {
             if lines.is_empty() {
                 return Ok(());

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::{PublishError, Published, Publisher, Version};
+use super::{Fetched, PublishError, Published, Publisher, Version};
 use crate::document::{DOCUMENT_LIMIT, Document};
 use crate::sync::disk;
 
@@ -20,6 +20,14 @@ pub struct FilePublisher {
 impl FilePublisher {
     pub fn new(path: PathBuf) -> Self {
         Self { path }
+    }
+
+    /// What stands in the file, valid or not.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn fetch(&self) -> Result<Fetched, PublishError> {
+        self.blocking(fetch).await
     }
 
     /// Runs `work`, which waits for the disk, where nobody else waits for it.
@@ -37,11 +45,7 @@ impl FilePublisher {
 
 impl Publisher for FilePublisher {
     async fn read(&self) -> Result<Published, PublishError> {
-        self.blocking(|path| {
-            let text = text(path)?;
-            Ok(Published { document: Document::parse(&text)?, version: Version::of_text(&text) })
-        })
-        .await
+        self.blocking(|path| fetch(path)?.parse()).await
     }
 
     async fn publish(&self, expected: &Version, document: &Document) -> Result<Version, PublishError> {
@@ -52,6 +56,11 @@ impl Publisher for FilePublisher {
 
 fn failed(doing: &'static str) -> impl Fn(io::Error) -> PublishError {
     move |error| PublishError::Io { doing, error }
+}
+
+fn fetch(path: &Path) -> Result<Fetched, PublishError> {
+    let text = text(path)?;
+    Ok(Fetched { version: Version::of_text(&text), text })
 }
 
 /// Only a regular file is read: a pipe would hang.

@@ -3,6 +3,7 @@
 //! Invariant: a document is replaced whole and only as long as it is the one that was read; whatever
 //! fails leaves the old one.
 
+mod config_map;
 mod file;
 
 use std::fmt;
@@ -10,11 +11,18 @@ use std::future::Future;
 
 use sha2::{Digest, Sha256};
 
+pub use config_map::ConfigMapPublisher;
 pub use file::FilePublisher;
 
+use super::kubernetes::CallError;
+use crate::config::DocumentPlace;
 use crate::document::{Document, DocumentError};
 
 /// Which writing of a document this is: a file's contents as a hash, a `ConfigMap`'s `resourceVersion`.
+///
+/// It is for [`Publisher::publish`] alone, which replaces that writing and no other. It changes with things that are
+/// not the document (a label on the `ConfigMap`), and it differs from place to place. What tells whether the document
+/// in force says what somebody meant to publish is [`Version::of_content`].
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Version(Box<str>);
 
@@ -23,6 +31,11 @@ impl Version {
     pub fn of_text(text: &[u8]) -> Self {
         let hash = Sha256::digest(text);
         Self(hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>().into())
+    }
+
+    /// What a document says, as a hash: the same in every place and for every layout of its text.
+    pub fn of_content(document: &Document) -> Self {
+        Self::of_text(document.to_text().as_bytes())
     }
 
     pub fn as_str(&self) -> &str {
@@ -43,6 +56,19 @@ pub struct Published {
     pub version: Version,
 }
 
+/// What stands in a document's place, whatever it is.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub text: Vec<u8>,
+    pub version: Version,
+}
+
+impl Fetched {
+    fn parse(self) -> Result<Published, PublishError> {
+        Ok(Published { document: Document::parse(&self.text)?, version: self.version })
+    }
+}
+
 /// Why a document could not be read or replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -56,6 +82,18 @@ pub enum PublishError {
     Conflict,
     #[error("the policy document is not what was written a moment ago; somebody else writes to it")]
     Verify,
+    /// Nothing was sent, and the old document stays.
+    #[error(
+        "the ConfigMap {what} would hold {size} bytes, and Kubernetes takes {limit}: mask fewer columns or whole schemas, \
+         or keep the document in a file"
+    )]
+    TooLarge { what: Box<str>, size: usize, limit: usize },
+    #[error(
+        "the ConfigMap {what} has no entry {key:?} in its data: put the policy document there, or name another in [document] key"
+    )]
+    NoKey { what: Box<str>, key: Box<str> },
+    #[error(transparent)]
+    Kubernetes(#[from] CallError),
 }
 
 /// A place for one document.
@@ -75,4 +113,50 @@ pub trait Publisher {
         expected: &Version,
         document: &Document,
     ) -> impl Future<Output = Result<Version, PublishError>> + Send;
+}
+
+/// The place that the configuration names.
+#[derive(Clone, Debug)]
+pub enum AnyPublisher {
+    File(FilePublisher),
+    ConfigMap(ConfigMapPublisher),
+}
+
+impl AnyPublisher {
+    /// Opens and asks nothing yet: a place that cannot be reached is told when it is read.
+    pub fn new(place: &DocumentPlace) -> Self {
+        match place {
+            DocumentPlace::File { path } => Self::File(FilePublisher::new(path.clone())),
+            DocumentPlace::ConfigMap { namespace, name, key, kubeconfig, lease: _ } => {
+                Self::ConfigMap(ConfigMapPublisher::new(namespace, name, key, kubeconfig.clone()))
+            }
+        }
+    }
+
+    /// What stands there, valid or not.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn fetch(&self) -> Result<Fetched, PublishError> {
+        match self {
+            Self::File(publisher) => publisher.fetch().await,
+            Self::ConfigMap(publisher) => publisher.fetch().await,
+        }
+    }
+}
+
+impl Publisher for AnyPublisher {
+    async fn read(&self) -> Result<Published, PublishError> {
+        match self {
+            Self::File(publisher) => publisher.read().await,
+            Self::ConfigMap(publisher) => publisher.read().await,
+        }
+    }
+
+    async fn publish(&self, expected: &Version, document: &Document) -> Result<Version, PublishError> {
+        match self {
+            Self::File(publisher) => publisher.publish(expected, document).await,
+            Self::ConfigMap(publisher) => publisher.publish(expected, document).await,
+        }
+    }
 }

@@ -292,6 +292,7 @@ impl Reading {
 
     /// As deep as the JSON reader goes.
     fn columns(&self, columns: Vec<ColumnAnswer>, names: &mut Names) -> Result<Vec<Column>, Failed> {
+        // Made anew rather than in place: the answers are larger, and their room would be kept.
         let mut found = Vec::with_capacity(columns.len());
         for answer in columns {
             let Some(tags) = answer.tags else { return Err(Failed::NotAsked(short(&answer.name))) };
