@@ -306,7 +306,7 @@ pub fn catalog(data: &[u8]) {
     }
     match event::hint(data) {
         Ok(hint) => {
-            assert!(hint.tables.len() <= 100 && !(hint.whole && !hint.tables.is_empty()));
+            assert!(hint.tables.len() <= 100 && (!hint.whole || hint.tables.is_empty()));
             assert!(hint.tables.iter().all(|name| !name.is_empty() && name.len() <= 4096));
         }
         Err(error) => fits(error.to_string()),
