@@ -14,6 +14,8 @@ use fedgate::ids::SourceName;
 use fedgate::sql::Limits;
 use fedgate::sql::catalogue::Catalogue;
 use fedgate::sql::comment::{self, CommentFormat};
+use fedgate::sync::catalog::file;
+use fedgate::sync::catalog::openmetadata::{Assembly, Reading, event};
 use fedgate::wire::frontend::{self, Target};
 use fedgate::wire::startup::{self, Opening};
 use fedgate::wire::{BufferPool, ReadBuffer, backend, frame};
@@ -22,13 +24,14 @@ use fedgate::wire::{BufferPool, ReadBuffer, backend, frame};
 pub type Entry = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const ENTRIES: [Entry; 6] = [
+pub const ENTRIES: [Entry; 7] = [
     ("frames", frames),
     ("answers", answers),
     ("startup", startup),
     ("guard", guard),
     ("comment", comment),
     ("explain", explain),
+    ("catalog", catalog),
 ];
 
 /// The longest message that the frame targets take.
@@ -275,4 +278,43 @@ fn with_context(ask: impl FnOnce(&Context<'_>)) {
     let catalogue = CATALOGUE.get_or_init(|| Catalogue::stock(15).unwrap());
     let (limits, source) = (Limits::default(), SourceName::new("climscore"));
     ask(&Context { catalogue, mode: Mode::ReadOnly, limits: &limits, source: &source });
+}
+
+/// Answers and pushes of a catalog, and the file that may stand in for it.
+pub fn catalog(data: &[u8]) {
+    let fits = |words: String| {
+        assert!(words.len() < 4000, "{} bytes are said of {} bytes", words.len(), data.len());
+        assert!(!words.contains('\n'), "{words}");
+    };
+    let reading = Reading { catalogs: [("pg_lab".to_owned(), "climscore".into())].into(), glossaries: true };
+    let mut assembly = Assembly::new(&reading);
+    match assembly.tables(data) {
+        Ok(Some(cursor)) => {
+            // The same page cannot follow itself.
+            assert!(!cursor.is_empty() && assembly.tables(data).is_err());
+        }
+        Ok(None) => match assembly.finish(1) {
+            Ok(picture) => {
+                assert!(!picture.tables.is_empty(), "no table where there were some is no picture")
+            }
+            Err(error) => fits(error.to_string()),
+        },
+        Err(error) => fits(error.to_string()),
+    }
+    if let Err(error) = Assembly::new(&reading).classifications(data) {
+        fits(error.to_string());
+    }
+    match event::hint(data) {
+        Ok(hint) => {
+            assert!(hint.tables.len() <= 100 && !(hint.whole && !hint.tables.is_empty()));
+            assert!(hint.tables.iter().all(|name| !name.is_empty() && name.len() <= 4096));
+        }
+        Err(error) => fits(error.to_string()),
+    }
+    assert!(!event::verify(b"secret", data, b"body") || data.len() == "sha256=".len() + 64);
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Err(error) = file::parse(text)
+    {
+        fits(error.to_string());
+    }
 }

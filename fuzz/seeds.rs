@@ -109,6 +109,28 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             .into_iter()
             .map(|sql| format!("{}\n", serde_json::json!({"id": 1, "sql": sql})).into_bytes())
             .collect(),
+        "catalog" => {
+            let table = serde_json::json!({"fullyQualifiedName": "pg_lab.shop.public.\"a.b\"", "deleted": false, "columns": [
+                {"name": "email", "children": [{"name": "x", "tags": []}],
+                 "tags": [{"tagFQN": "PII.Sensitive", "source": "Classification", "state": "Confirmed"}]}]});
+            let classification = serde_json::json!({"name": "PII", "disabled": true});
+            let event = serde_json::json!({"id": "1", "eventType": "entityUpdated", "entityType": "table",
+                "entityFullyQualifiedName": "pg_lab.shop.public.t"});
+            let page = |entity: &serde_json::Value, paging: serde_json::Value| {
+                serde_json::json!({"data": [entity], "paging": paging}).to_string().into_bytes()
+            };
+            vec![
+                page(&table, serde_json::json!({"total": 1})),
+                page(&table, serde_json::json!({"total": 9, "after": "YQ=="})),
+                page(&classification, serde_json::json!({"total": 1})),
+                page(&event, serde_json::json!({})),
+                event.to_string().into_bytes(),
+                serde_json::json!([event, event]).to_string().into_bytes(),
+                b"catalogs: {c: {s: {t: {email: PII.Sensitive, b: {tags: [A.B], columns: {x: }}}}}}\ndisabled: [PCI]\n"
+                    .to_vec(),
+                format!("sha256={}", "0".repeat(64)).into_bytes(),
+            ]
+        }
         _ => statements().into_iter().map(String::into_bytes).collect(),
     }
 }

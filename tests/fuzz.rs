@@ -166,3 +166,8 @@ fn comment() {
 fn explain() {
     run("explain");
 }
+
+#[test]
+fn catalog() {
+    run("catalog");
+}

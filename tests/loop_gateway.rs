@@ -238,12 +238,13 @@ fn a_bot_s_token_that_expired_is_named_and_a_new_one_counts_without_a_restart() 
     // Faults of the server are its own cause, and change nothing.
     server.untag(CUSTOMERS, "email");
     for fault in [Fault::Status(503, None), Fault::Cut, Fault::Empty, Fault::Html, Fault::LyingTotal] {
-        server.fault(fault.clone());
+        server.always(fault.clone());
         let (status, body) = watched.gateway.post("/api/v1/sync", "");
         assert_eq!(status, 502, "{fault:?}: {body}");
         assert!(body.contains("catalog_unreachable"), "{fault:?}: {body}");
         assert!(watched.masked(), "{fault:?}");
     }
+    server.no_faults();
     let log = watched.gateway.stop();
     assert!(!log.contains("a.new.token") && !log.contains("good.bot.token"), "a token is in the log");
 }

@@ -92,6 +92,7 @@ fn pages_become_a_picture() {
 #[test]
 fn what_is_not_whole_is_no_picture() {
     let fine = || table("pg_lab.shop.public.t", &json!([{"name": "a", "tags": []}]));
+    let other = |at: u8| table(&format!("pg_lab.shop.public.t{at}"), &json!([]));
     let name = "pg_lab.shop.public.t";
     let mut without_columns = fine();
     without_columns.as_object_mut().unwrap().remove("columns");
@@ -122,8 +123,23 @@ fn what_is_not_whole_is_no_picture() {
         ("no page at all was there", vec![page(&[], 0, None)], "no table at all where there were 5"),
         (
             "a page again and again",
-            vec![page(&[fine()], 9, Some("a")), page(&[fine()], 9, Some("a"))],
+            vec![page(&[other(1)], 9, Some("a")), page(&[other(2)], 9, Some("a"))],
             "same page twice",
+        ),
+        (
+            "a page in the place of another, with all numbers right",
+            vec![page(&[other(1)], 2, Some("a")), page(&[other(1)], 2, None)],
+            "gave pg_lab.shop.public.t1 twice",
+        ),
+        (
+            "a table fell off the pages when one before it was deleted",
+            vec![page(&[other(1), other(2)], 5, Some("a")), page(&[other(4), other(5)], 4, None)],
+            "speaks of 4 tables and spoke of 5",
+        ),
+        (
+            "a table of nobody's hides one of ours",
+            vec![page(&[table("a.b.c.d", &json!([])), table("a.b.c.d", &json!([]))], 2, None)],
+            "gave a.b.c.d twice",
         ),
         ("another shape", vec![json!({"responseMessage": "garbage cursor"})], "missing field `data`"),
         ("no paging", vec![json!({"data": []})], "missing field `paging`"),

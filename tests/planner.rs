@@ -147,7 +147,7 @@ fn picture() -> impl Strategy<Value = Picture> {
             catalog: catalog.into(),
             schema: schema.into(),
             name: name.into(),
-            columns,
+            columns: columns.into(),
         },
     );
     prop::collection::vec(table, 0..12).prop_map(|tables| Picture { tables, ..Picture::default() })
@@ -201,8 +201,9 @@ proptest! {
         let mut turned = picture.clone();
         turned.tables.reverse();
         for table in &mut turned.tables {
-            table.columns.reverse();
-            for column in &mut table.columns {
+            let columns = Arc::make_mut(&mut table.columns);
+            columns.reverse();
+            for column in columns {
                 column.labels.reverse();
                 column.children.reverse();
             }
@@ -215,7 +216,7 @@ proptest! {
         let document = document(&subjects);
         let with = apply(&document, &plan(&picture, document.policy(), &rules()));
         let mut bare = picture.clone();
-        for column in bare.tables.iter_mut().flat_map(|table| &mut table.columns) {
+        for column in bare.tables.iter_mut().flat_map(|table| Arc::make_mut(&mut table.columns)) {
             column.labels.clear();
             column.children.clear();
         }
@@ -235,10 +236,10 @@ proptest! {
         let library = &document.policy().mask_library;
         for (name, subject) in &document.policy().subjects {
             for table in &picture.tables {
-                for column in &table.columns {
+                for column in table.columns.iter() {
                     let same = |t: &Table| (&t.catalog, &t.schema, &t.name) == (&table.catalog, &table.schema, &table.name);
                     let masks: Vec<&Arc<str>> = picture.tables.iter().filter(|t| same(t))
-                        .flat_map(|t| &t.columns).filter(|c| c.name == column.name)
+                        .flat_map(|t| t.columns.iter()).filter(|c| c.name == column.name)
                         .flat_map(Column::all_labels)
                         .filter(|label| label.state == LabelState::Confirmed)
                         .filter_map(|label| rules.tag_to_mask.get(&label.tag)).collect();

@@ -8,6 +8,7 @@
 //! catalog.put("pg.shop.public.customers", &["id", "email"]);
 //! catalog.tag("pg.shop.public.customers", "email", "PII.Sensitive", "Confirmed");
 //! catalog.fault(Fault::Status(503, None));                     // the next answer to a request for tables
+//! catalog.always(Fault::LostPage);                             // from now on, until no_faults()
 //! let (signature, body) = catalog.event("pg.shop.public.customers", "secret");
 //! ```
 
@@ -40,6 +41,16 @@ pub enum Fault {
     LyingTotal,
     /// The same page again, with the same cursor.
     SamePage,
+    /// The tables of the first page in the place of this one's; cursors and totals are right.
+    LostPage,
+    /// The tables of a page from the last to the first, which is as good as any other order.
+    Reordered,
+    /// This cursor after the page.
+    Cursor(String),
+    /// The body comes byte by byte, slower than anybody waits for.
+    Trickle,
+    /// This status, type and text, as something that stands before the server says it.
+    Proxy(u16, &'static str, &'static str),
     /// No tables, and a total of none.
     Empty,
     /// A proxy's login page.
@@ -74,6 +85,8 @@ struct Store {
     disabled: Vec<String>,
     token: String,
     faults: VecDeque<Fault>,
+    /// When no other fault waits.
+    always: Option<Fault>,
     /// Path and query of each request, and whether it brought a good token.
     requests: Vec<(String, bool)>,
     /// What was answered and is not lawful.
@@ -182,8 +195,15 @@ impl OpenMetadata {
         self.store().faults.push_back(fault);
     }
 
+    /// A fault of every answer to a request for tables.
+    pub fn always(&self, fault: Fault) {
+        self.store().always = Some(fault);
+    }
+
     pub fn no_faults(&self) {
-        self.store().faults.clear();
+        let mut store = self.store();
+        store.faults.clear();
+        store.always = None;
     }
 
     /// Path and query of each request so far.
@@ -332,7 +352,7 @@ fn respond(store: &mut Store, law: &Law, request: &Request) -> Response {
     if path == "/api/v1/classifications" {
         return classifications(store, law);
     }
-    let fault = store.faults.pop_front();
+    let fault = store.faults.pop_front().or_else(|| store.always.clone());
     let body = match path.strip_prefix("/api/v1/tables/name/") {
         Some(name) => match single(store, law, &decoded(name), &query) {
             Ok(body) => body,
@@ -345,8 +365,19 @@ fn respond(store: &mut Store, law: &Law, request: &Request) -> Response {
         None => return error(404, "HTTP 404 Not Found"),
     };
     match fault {
-        None | Some(Fault::LyingTotal | Fault::SamePage | Fault::Empty | Fault::Errors) => {
-            as_json(StatusCode::OK, &body)
+        None
+        | Some(
+            Fault::LyingTotal
+            | Fault::SamePage
+            | Fault::LostPage
+            | Fault::Reordered
+            | Fault::Cursor(_)
+            | Fault::Empty
+            | Fault::Errors,
+        ) => as_json(StatusCode::OK, &body),
+        Some(Fault::Trickle) => trickle(&body),
+        Some(Fault::Proxy(status, kind, text)) => {
+            (StatusCode::from_u16(status).unwrap(), [(header::CONTENT_TYPE, kind)], text).into_response()
         }
         Some(Fault::Status(status, after)) => {
             let mut response = error(status, "a fault, for a test");
@@ -384,6 +415,16 @@ fn half(body: &Value, hangs: bool) -> Response {
     let body = Body::from_stream(futures_util::StreamExt::chain(stream, rest));
     ([(header::CONTENT_TYPE, "application/json"), (header::CONTENT_LENGTH, &text.len().to_string())], body)
         .into_response()
+}
+
+fn trickle(body: &Value) -> Response {
+    let bytes = body.to_string().into_bytes().into_iter();
+    let stream = futures_util::stream::unfold(bytes, async |mut bytes| {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        let byte = bytes.next()?;
+        Some((Ok::<_, std::io::Error>(bytes::Bytes::from(vec![byte])), bytes))
+    });
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(stream)).into_response()
 }
 
 fn classifications(store: &mut Store, law: &Law) -> Response {
@@ -433,7 +474,7 @@ fn entity(store: &mut Store, law: &Law, at: usize, query: &str) -> Value {
         value
     };
     let mut value = json!({
-        "id": "5f2b1c7e-0d8a-4b35-9c8f-6b1f0e6d2a11",
+        "id": format!("5f2b1c7e-0d8a-4b35-9c8f-{at:012x}"),
         "name": table.name.rsplit('.').next(),
         "fullyQualifiedName": table.name,
         "tableType": "Regular", "serviceType": "Postgres", "version": 0.1, "updatedBy": "admin",
@@ -491,7 +532,7 @@ fn page(store: &mut Store, law: &Law, query: &str, fault: Option<&Fault>) -> Res
         return Ok(json!({"data": [], "paging": {"total": 0}}));
     }
     let cursor = |at: usize| STANDARD.encode(format!("after table {at}"));
-    let these: Vec<usize> = shown.iter().skip(from).take(limit).copied().collect();
+    let mut these: Vec<usize> = shown.iter().skip(from).take(limit).copied().collect();
     let mut paging = json!({ "total": shown.len() });
     if from > 0 {
         paging["before"] = cursor(from.saturating_sub(limit)).into();
@@ -499,10 +540,16 @@ fn page(store: &mut Store, law: &Law, query: &str, fault: Option<&Fault>) -> Res
     if from + these.len() < shown.len() {
         paging["after"] = cursor(from + these.len()).into();
     }
+    match fault {
+        Some(Fault::LostPage) => these = shown.iter().take(these.len()).copied().collect(),
+        Some(Fault::Reordered) => these.reverse(),
+        _ => {}
+    }
     let data: Vec<Value> = these.into_iter().map(|at| entity(store, law, at, query)).collect();
     match fault {
         Some(Fault::LyingTotal) => paging["total"] = (shown.len() + 1).into(),
         Some(Fault::SamePage) => paging["after"] = cursor(from).into(),
+        Some(Fault::Cursor(cursor)) => paging["after"] = cursor.clone().into(),
         _ => {}
     }
     if let Err(error) = law.hold("type/paging.json", &paging) {

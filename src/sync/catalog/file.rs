@@ -9,16 +9,21 @@ use std::sync::Arc;
 
 use serde_yaml_ng::Value;
 
-use super::{Catalog, CatalogError, Column, Hint, Label, LabelState, Picture, Table};
+use super::{Catalog, CatalogError, Column, Hint, Label, LabelState, Picture, Table, short};
 
 /// Longest file, in bytes.
 const FILE_LIMIT: usize = 16 << 20;
+
+/// Most brackets that are open at once; the time that YAML takes grows with their square.
+const OPEN_LIMIT: usize = 100;
 
 /// Why a file is no picture.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FileCatalogError {
     #[error("is longer than {FILE_LIMIT} bytes")]
     TooLong,
+    #[error("opens more than {OPEN_LIMIT} brackets that it does not close")]
+    TooDeep,
     #[error("is not valid YAML: {0}")]
     Yaml(String),
     /// Where, such as `catalogs.climscore.public.customers.email`, and what.
@@ -73,7 +78,7 @@ fn picture(path: &Path, before: usize) -> std::result::Result<Picture, CatalogEr
 }
 
 fn wrong<T>(path: &str, message: impl Into<String>) -> Result<T> {
-    Err(FileCatalogError::Shape { path: path.to_owned(), message: message.into() })
+    Err(FileCatalogError::Shape { path: short(path), message: short(&message.into()) })
 }
 
 /// Reads `catalogs: {CATALOG: {SCHEMA: {TABLE: {COLUMN: TAGS}}}}` and `disabled: [CLASSIFICATION]`.
@@ -86,8 +91,20 @@ pub fn parse(text: &str) -> Result<Picture> {
     if text.len() > FILE_LIMIT {
         return Err(FileCatalogError::TooLong);
     }
+    // Also those in quotes and comments: a few are nobody's nesting, and nobody has a hundred.
+    let mut open = 0_usize;
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > OPEN_LIMIT {
+            return Err(FileCatalogError::TooDeep);
+        }
+    }
     let yaml: Value =
-        serde_yaml_ng::from_str(text).map_err(|error| FileCatalogError::Yaml(error.to_string()))?;
+        serde_yaml_ng::from_str(text).map_err(|error| FileCatalogError::Yaml(short(&error.to_string())))?;
     let mut picture = Picture::default();
     for (key, path, value) in entries(&yaml, "")? {
         match key {
@@ -99,7 +116,7 @@ pub fn parse(text: &str) -> Result<Picture> {
                                 catalog: catalog.into(),
                                 schema: schema.into(),
                                 name: name.into(),
-                                columns: self::columns(columns, &path)?,
+                                columns: self::columns(columns, &path)?.into(),
                             });
                         }
                     }

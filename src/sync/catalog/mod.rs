@@ -10,6 +10,10 @@ use std::future::Future;
 use std::sync::Arc;
 
 use crate::config::CatalogSection;
+use crate::document::OneLine;
+
+/// Characters of somebody else's text that are passed on.
+const SHOWN: usize = 200;
 
 /// Where classifications come from.
 pub trait Catalog {
@@ -128,7 +132,8 @@ pub struct Table {
     pub catalog: Arc<str>,
     pub schema: Arc<str>,
     pub name: Arc<str>,
-    pub columns: Vec<Column>,
+    /// Shared by the pictures that follow each other: a push changes one table and keeps the rest.
+    pub columns: Arc<[Column]>,
 }
 
 /// One column; those inside of it are its children.
@@ -165,5 +170,27 @@ impl Column {
             Some(&column.labels)
         })
         .flatten()
+    }
+}
+
+/// Somebody else's text on one line and short.
+fn short(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        None => OneLine(text).to_string(),
+        Some((end, _)) => format!("{}…", OneLine(text.get(..end).unwrap_or_default())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_short_and_on_one_line() {
+        assert_eq!(short("pg.shop.public.t"), "pg.shop.public.t");
+        assert_eq!(short("a\nb\u{202e}"), "a\\u{a}b\\u{202e}");
+        let long = short(&"\u{e9}".repeat(10_000));
+        assert_eq!(long.chars().count(), SHOWN + 1);
+        assert!(long.ends_with('…'));
     }
 }

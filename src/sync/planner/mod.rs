@@ -197,7 +197,7 @@ fn tagged<'p>(picture: &'p Picture, policy: &Policy, rules: &'p Rules, plan: &mu
     let mut suggested: BTreeSet<(ColumnName, &Arc<str>)> = BTreeSet::new();
     for table in &picture.tables {
         let table_named = [&table.catalog, &table.schema, &table.name].iter().all(|name| named(name).is_ok());
-        for column in &table.columns {
+        for column in table.columns.iter() {
             let named = table_named && named(&column.name).is_ok();
             // A tag may be there twice, on the column and on a child of it: what is confirmed once, is.
             let mut tags: BTreeMap<&Arc<str>, (&Arc<str>, bool)> = BTreeMap::new();
@@ -391,7 +391,7 @@ impl<'p> Planner<'p> {
         let Some(tables) = known.get(&(&*column.catalog, &*column.schema, &*column.table)) else {
             return Why::TableGone;
         };
-        if !tables.iter().flat_map(|table| &table.columns).any(|there| there.name == column.column) {
+        if !tables.iter().flat_map(|table| table.columns.iter()).any(|there| there.name == column.column) {
             return Why::ColumnGone;
         }
         let covers =

@@ -12,9 +12,8 @@ use tokio::time::{sleep, timeout};
 
 use super::{Assembly, PictureError, Reading};
 use crate::client;
-use crate::config::OpenMetadataSection;
-use crate::document::OneLine;
-use crate::sync::catalog::{Catalog, CatalogError, Hint, Picture};
+use crate::config::{OpenMetadataSection, Secret};
+use crate::sync::catalog::{Catalog, CatalogError, Hint, Picture, short};
 
 /// The longest page, in bytes; a thousand wide tables fit.
 const PAGE_LIMIT: usize = 64 << 20;
@@ -26,8 +25,10 @@ const READING_TIMEOUT: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_millis(200);
 /// The longest, and the longest that a server may ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Characters of a server's message that are passed on.
-const MESSAGE: usize = 200;
+/// How often a reading is begun again that somebody wrote into.
+const ANEW: usize = 2;
+/// The shortest part of a token that is looked for in a server's words.
+const PART: usize = 8;
 
 /// A client of one OpenMetadata.
 #[derive(Clone, Debug)]
@@ -49,6 +50,30 @@ pub enum ClientError {
 
 type Result<T> = std::result::Result<T, CatalogError>;
 
+/// The bot's token, for one reading.
+struct Token {
+    header: HeaderValue,
+    secret: Secret,
+}
+
+impl Token {
+    /// A server's words without the token, should it quote it; before they are made short, since half of it is enough.
+    fn hidden(&self, words: &str) -> String {
+        let secret = self.secret.expose().trim();
+        let parts = std::iter::once(secret).chain(secret.split('.')).filter(|part| part.len() >= PART);
+        parts.fold(words.to_owned(), |words, part| words.replace(part, "(token)"))
+    }
+}
+
+/// What a request came to.
+enum Answer {
+    Body(Bytes),
+    /// 404. Does OpenMetadata itself say that it has no such entity? A proxy before it knows nothing of that.
+    NotFound {
+        gone: bool,
+    },
+}
+
 impl OpenMetadata {
     /// # Errors
     /// There are no certificates to trust, or the address is none.
@@ -68,17 +93,14 @@ impl OpenMetadata {
     /// It does not answer, or does not take the token.
     pub async fn version(&self) -> Result<String> {
         let token = self.token().await?;
-        let body = self
-            .get(&token, &["system", "version"], &[])
-            .await?
-            .ok_or_else(|| not_found("system/version"))?;
+        let body = self.get(&token, &["system", "version"], &[]).await?.body("system/version")?;
         let version = serde_json::from_slice::<serde_json::Value>(&body).ok();
-        let version = version.and_then(|version| Some(version.get("version")?.as_str()?.to_owned()));
+        let version = version.and_then(|version| Some(short(version.get("version")?.as_str()?)));
         version.ok_or_else(|| CatalogError::NotWhole("OpenMetadata's version is none".to_owned()))
     }
 
     /// The bot's token as its file has it now.
-    async fn token(&self) -> Result<HeaderValue> {
+    async fn token(&self) -> Result<Token> {
         let file = self.section.token.clone();
         let read = tokio::task::spawn_blocking(move || file.read()).await;
         let path = self.section.token.path().display();
@@ -91,11 +113,26 @@ impl OpenMetadata {
         let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.expose().trim()))
             .map_err(|_| wrong("holds no token: it has characters that no token has"))?;
         value.set_sensitive(true);
-        Ok(value)
+        Ok(Token { header: value, secret })
     }
 
     async fn whole(&self, before: usize) -> Result<Picture> {
         let token = self.token().await?;
+        let mut anew = 0;
+        loop {
+            match self.once_through(&token, before).await {
+                Err(NoPicture::Answers(error)) if error.is_of_the_moment() && anew < ANEW => {
+                    anew += 1;
+                    tracing::debug!(%error, "the tables are read anew");
+                }
+                Err(NoPicture::Answers(error)) => return Err(CatalogError::NotWhole(error.to_string())),
+                Err(NoPicture::Catalog(error)) => return Err(error),
+                Ok(picture) => return Ok(picture),
+            }
+        }
+    }
+
+    async fn once_through(&self, token: &Token, before: usize) -> std::result::Result<Picture, NoPicture> {
         let mut assembly = Assembly::new(&self.reading);
         let limit = self.section.page_size.to_string();
         let mut room = READING_LIMIT;
@@ -103,8 +140,8 @@ impl OpenMetadata {
         loop {
             let mut query = vec![("limit", limit.as_str())];
             query.extend(after.as_deref().map(|after| ("after", after)));
-            let page = self.page(&token, "classifications", &query, &mut room).await?;
-            after = assembly.classifications(&page).map_err(not_whole)?;
+            let page = self.page(token, "classifications", &query, &mut room).await?;
+            after = assembly.classifications(&page)?;
             if after.is_none() {
                 break;
             }
@@ -113,29 +150,35 @@ impl OpenMetadata {
             // Both fields in one parameter: a second one would not count.
             let mut query = vec![("fields", "columns,tags"), ("limit", &limit), ("include", "non-deleted")];
             query.extend(after.as_deref().map(|after| ("after", after)));
-            let page = self.page(&token, "tables", &query, &mut room).await?;
-            after = assembly.tables(&page).map_err(not_whole)?;
+            let page = self.page(token, "tables", &query, &mut room).await?;
+            after = assembly.tables(&page)?;
             if after.is_none() {
                 break;
             }
         }
-        if assembly.unmapped() > 0 {
-            tracing::debug!(
-                tables = assembly.unmapped(),
-                "tables of services that [sync.catalog] services does not name"
-            );
-        }
-        assembly.finish(before).map_err(not_whole)
+        let picture = match assembly.counts() {
+            (0, _) => assembly.finish(before)?,
+            (unmapped, 0) => {
+                let picture = assembly.finish(before)?;
+                tracing::warn!(unmapped, "no table is of a service that [sync.catalog] services names");
+                picture
+            }
+            (unmapped, _) => {
+                tracing::debug!(unmapped, "tables of services that [sync.catalog] services does not name");
+                assembly.finish(before)?
+            }
+        };
+        Ok(picture)
     }
 
     async fn page(
         &self,
-        token: &HeaderValue,
+        token: &Token,
         list: &str,
         query: &[(&str, &str)],
         room: &mut usize,
     ) -> Result<Bytes> {
-        let page = self.get(token, &[list], query).await?.ok_or_else(|| not_found(list))?;
+        let page = self.get(token, &[list], query).await?.body(list)?;
         *room = room.checked_sub(page.len()).ok_or_else(|| {
             CatalogError::NotWhole(format!("OpenMetadata's answers are longer than {READING_LIMIT} bytes"))
         })?;
@@ -155,13 +198,16 @@ impl OpenMetadata {
                 continue;
             };
             let query = [("fields", "columns,tags"), ("include", "non-deleted")];
-            let answer = self.get(&token, &["tables", "name", name], &query).await?;
-            let found = match answer {
-                None => None,
-                Some(body) => match self.reading.table(&body) {
+            let found = match self.get(&token, &["tables", "name", name], &query).await {
+                Ok(Answer::NotFound { gone: true }) => None,
+                Ok(Answer::NotFound { gone: false }) => return Ok(None),
+                Ok(Answer::Body(body)) => match self.reading.table(&body) {
                     Ok(found) => found,
                     Err(_) => return Ok(None),
                 },
+                // Some servers refuse names in an address that they have themselves.
+                Err(CatalogError::NotWhole(_)) => return Ok(None),
+                Err(error) => return Err(error),
             };
             let same = |known: &super::Table| {
                 *known.catalog == *catalog && *known.schema == *schema && *known.name == *table
@@ -178,8 +224,7 @@ impl OpenMetadata {
         Ok(Some(picture))
     }
 
-    /// The answer's body; `None` for 404.
-    async fn get(&self, token: &HeaderValue, path: &[&str], query: &[(&str, &str)]) -> Result<Option<Bytes>> {
+    async fn get(&self, token: &Token, path: &[&str], query: &[(&str, &str)]) -> Result<Answer> {
         let mut url = self.base.clone();
         match url.path_segments_mut() {
             // Each segment is encoded, whatever a name holds.
@@ -196,7 +241,7 @@ impl OpenMetadata {
         let mut tries = 0;
         loop {
             let (why, asked) = match self.once(token, url.clone()).await {
-                Ok(body) => return Ok(body),
+                Ok(answer) => return Ok(answer),
                 Err(Failed::Final(error)) => return Err(error),
                 Err(Failed::Again { why, after }) => (why, after),
             };
@@ -204,17 +249,16 @@ impl OpenMetadata {
                 return Err(CatalogError::Unreachable(why));
             }
             tries += 1;
-            let wait =
-                asked.unwrap_or_else(|| pause.mul_f64(rand::random_range(0.5..1.5))).min(LONGEST_PAUSE);
+            let wait = waiting(asked, pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
             tracing::debug!(?wait, why, "OpenMetadata is asked again");
             sleep(wait).await;
         }
     }
 
-    async fn once(&self, token: &HeaderValue, url: Url) -> std::result::Result<Option<Bytes>, Failed> {
+    async fn once(&self, token: &Token, url: Url) -> std::result::Result<Answer, Failed> {
         let again = |why: String| Failed::Again { why, after: None };
-        let request = self.client.get(url).header(reqwest::header::AUTHORIZATION, token.clone());
+        let request = self.client.get(url).header(reqwest::header::AUTHORIZATION, token.header.clone());
         let answer = match request.send().await {
             Ok(answer) => answer,
             Err(error) => return Err(again(client::told(&error))),
@@ -237,20 +281,22 @@ impl OpenMetadata {
                 let why = "OpenMetadata answered with something that is not JSON; is base_url its address, without a proxy's login page before it?";
                 Err(Failed::Final(CatalogError::NotWhole(why.to_owned())))
             }
-            StatusCode::OK => Ok(Some(body)),
-            StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::UNAUTHORIZED => Err(Failed::Final(CatalogError::Unauthorized(message(&body)))),
-            StatusCode::TOO_MANY_REQUESTS => {
-                Err(Failed::Again { why: said(status, &body), after: retry_after(&headers) })
-            }
-            status if status.is_server_error() => {
-                Err(Failed::Again { why: said(status, &body), after: retry_after(&headers) })
-            }
+            StatusCode::OK => Ok(Answer::Body(body)),
+            StatusCode::NOT_FOUND => Ok(Answer::NotFound { gone: is_json(&headers) && is_gone(&body) }),
+            StatusCode::UNAUTHORIZED => Err(Failed::Final(CatalogError::Unauthorized(message(&body, token)))),
+            StatusCode::TOO_MANY_REQUESTS => Err(Failed::Again {
+                why: said(status, &body, token),
+                after: retry_after(&headers, SystemTime::now()),
+            }),
+            status if status.is_server_error() => Err(Failed::Again {
+                why: said(status, &body, token),
+                after: retry_after(&headers, SystemTime::now()),
+            }),
             status if status.is_redirection() => Err(Failed::Final(CatalogError::NotWhole(format!(
                 "OpenMetadata answers {}, a redirect, which is not followed; write its own address as base_url",
                 status.as_u16()
             )))),
-            status => Err(Failed::Final(CatalogError::NotWhole(said(status, &body)))),
+            status => Err(Failed::Final(CatalogError::NotWhole(said(status, &body, token)))),
         }
     }
 }
@@ -271,6 +317,35 @@ impl Catalog for OpenMetadata {
     }
 }
 
+/// Why a reading came to nothing.
+enum NoPicture {
+    Answers(PictureError),
+    Catalog(CatalogError),
+}
+
+impl From<PictureError> for NoPicture {
+    fn from(error: PictureError) -> Self {
+        Self::Answers(error)
+    }
+}
+
+impl From<CatalogError> for NoPicture {
+    fn from(error: CatalogError) -> Self {
+        Self::Catalog(error)
+    }
+}
+
+impl Answer {
+    fn body(self, what: &str) -> Result<Bytes> {
+        match self {
+            Self::Body(body) => Ok(body),
+            Self::NotFound { .. } => Err(CatalogError::NotWhole(format!(
+                "OpenMetadata has no /api/v1/{what}; is base_url its address?"
+            ))),
+        }
+    }
+}
+
 enum Failed {
     /// Asking again changes nothing.
     Final(CatalogError),
@@ -279,14 +354,6 @@ enum Failed {
         /// As the server asks.
         after: Option<Duration>,
     },
-}
-
-fn not_whole(error: PictureError) -> CatalogError {
-    CatalogError::NotWhole(error.to_string())
-}
-
-fn not_found(what: &str) -> CatalogError {
-    CatalogError::NotWhole(format!("OpenMetadata has no /api/v1/{what}; is base_url its address?"))
 }
 
 fn too_slow() -> CatalogError {
@@ -301,27 +368,110 @@ fn is_json(headers: &HeaderMap) -> bool {
     })
 }
 
-fn said(status: StatusCode, body: &Bytes) -> String {
-    format!("OpenMetadata answers {}: {}", status.as_u16(), message(body))
+fn said(status: StatusCode, body: &Bytes, token: &Token) -> String {
+    format!("OpenMetadata answers {}: {}", status.as_u16(), message(body, token))
 }
 
 /// The server's own words, on one line and short: `message`, or as other servers say it.
-fn message(body: &Bytes) -> String {
+fn message(body: &Bytes, token: &Token) -> String {
     let json = serde_json::from_slice::<serde_json::Value>(body).ok();
     let word = json
         .as_ref()
         .and_then(|json| ["message", "responseMessage"].iter().find_map(|key| json.get(key)?.as_str()));
-    let Some(word) = word else { return "no message".to_owned() };
-    let short: String = word.chars().take(MESSAGE).collect();
-    OneLine(&short).to_string()
+    word.map_or_else(|| "no message".to_owned(), |word| short(&token.hidden(word)))
+}
+
+/// `{"code":404,"message":"table instance for … not found"}`: gateways and servers of other things say 404, too, and
+/// OpenMetadata itself for a path that it does not know.
+fn is_gone(body: &Bytes) -> bool {
+    let json = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+    let message = json.get("message").and_then(|message| message.as_str()).unwrap_or_default();
+    json.get("code").and_then(serde_json::Value::as_u64) == Some(404)
+        && message.contains("instance for ")
+        && message.ends_with(" not found")
 }
 
 /// RFC 9110, section 10.2.3: seconds, or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse::<u64>() {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than a number has are a long time.
+        let seconds = text.parse().unwrap_or(u64::MAX);
         return Some(Duration::from_secs(seconds).min(LONGEST_PAUSE));
     }
     let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default().min(LONGEST_PAUSE))
+    Some(date.duration_since(now).unwrap_or_default().min(LONGEST_PAUSE))
+}
+
+/// How long to wait: as the server asks, or around `pause`.
+fn waiting(asked: Option<Duration>, pause: Duration) -> Duration {
+    asked.unwrap_or_else(|| pause.mul_f64(rand::random_range(0.5..1.5))).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses() {
+        let now = httpdate::parse_http_date("Wed, 21 Oct 2015 07:28:00 GMT").unwrap();
+        let cases = [
+            ("0", Some(0)),
+            ("7", Some(7)),
+            (" 7 ", Some(7)),
+            ("3600", Some(30)),
+            ("99999999999999999999999", Some(30)),
+            ("Wed, 21 Oct 2015 07:28:09 GMT", Some(9)),
+            ("Wed, 21 Oct 2015 09:28:09 GMT", Some(30)),
+            ("Wed, 21 Oct 2015 07:00:00 GMT", Some(0)),
+            ("Wed, 99 Oct 2015 07:00:00 GMT", None),
+            ("-1", None),
+            ("+1", None),
+            ("1.5", None),
+            ("", None),
+            ("soon", None),
+        ];
+        for (text, seconds) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_str(text).unwrap());
+            assert_eq!(retry_after(&headers, now), seconds.map(Duration::from_secs), "{text}");
+        }
+        for _ in 0..1000 {
+            let wait = waiting(None, PAUSE);
+            assert!(wait >= PAUSE / 2 && wait < PAUSE * 3 / 2, "{wait:?}");
+            assert!(waiting(None, LONGEST_PAUSE) <= LONGEST_PAUSE);
+        }
+        assert_eq!(waiting(Some(Duration::ZERO), PAUSE), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_a_server_quotes_of_the_token_stays_here() {
+        let secret = Secret::new("eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl\n".to_owned());
+        let token = Token { header: HeaderValue::from_static("x"), secret };
+        let words = |text: &str| {
+            message(&serde_json::json!({ "message": text }).to_string().into_bytes().into(), &token)
+        };
+        assert_eq!(words("Expired token!"), "Expired token!");
+        assert_eq!(words("bad: eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl"), "bad: (token)");
+        assert_eq!(words("signature c2lnbmF0dXJl is\nwrong"), "signature (token) is\\u{a}wrong");
+        // Half of it at the end of what is shown would be too much.
+        let cut = words(&format!("{}eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl", "x".repeat(180)));
+        assert!(cut.contains("(token)") && !cut.contains("eyJ"), "{cut}");
+    }
+
+    #[test]
+    fn who_says_that_a_table_is_gone() {
+        let cases = [
+            (r#"{"code":404,"message":"table instance for pg.shop.public.t not found"}"#, true),
+            (r#"{"code":404,"message":"HTTP 404 Not Found"}"#, false),
+            (r#"{"message":"no Route matched with those values"}"#, false),
+            (r#"{"code":"404","message":"table instance for x not found"}"#, false),
+            (r#"{"code":404}"#, false),
+            ("default backend - 404", false),
+            ("", false),
+        ];
+        for (body, gone) in cases {
+            assert_eq!(is_gone(&Bytes::from_static(body.as_bytes())), gone, "{body}");
+        }
+    }
 }

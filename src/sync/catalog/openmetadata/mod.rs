@@ -6,17 +6,25 @@
 mod client;
 pub mod event;
 mod fqn;
+mod names;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use sha2::{Digest, Sha256};
 
-use super::{Column, Label, LabelState, Picture, Table};
+use self::names::Names;
+use super::{Column, Label, LabelState, Picture, Table, short};
 
 pub use client::{ClientError, OpenMetadata};
 pub use fqn::{FqnError, split};
+
+/// Longest cursor of a page, in bytes; it holds one name, and comes back in an address.
+const CURSOR_LIMIT: usize = 32 << 10;
+/// Most columns and labels of a picture; beyond that it is nobody's catalog, and memory is the relay's, too.
+const KEPT_LIMIT: usize = 20_000_000;
 
 /// How the operator wants a catalog of many services to be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,10 +49,31 @@ pub enum PictureError {
     Name { name: String, error: FqnError },
     #[error("OpenMetadata gave the same page twice")]
     SamePage,
+    #[error("OpenMetadata gave {0} twice, so it may have left another table out")]
+    Twice(String),
     #[error("OpenMetadata gave {read} tables and speaks of {total}: they changed while they were read")]
     Count { read: u64, total: u64 },
+    #[error("OpenMetadata speaks of {now} tables and spoke of {before}: they changed while they were read")]
+    Changed { before: u64, now: u64 },
+    #[error("OpenMetadata's cursor is longer than {CURSOR_LIMIT} bytes")]
+    Cursor,
+    #[error("OpenMetadata gave a page with nothing on it and speaks of more")]
+    NothingOnPage,
+    #[error("OpenMetadata's tables have more than {KEPT_LIMIT} columns and labels")]
+    TooMuch,
     #[error("OpenMetadata gave no table at all where there were {before}")]
     Empty { before: usize },
+    #[error(
+        "none of OpenMetadata's {unmapped} tables is of a service that [sync.catalog] services names, and there were {before} that were"
+    )]
+    NoneOfOurs { unmapped: u64, before: usize },
+}
+
+impl PictureError {
+    /// May the same answers be whole when they are asked for again? They are not when somebody wrote meanwhile.
+    fn is_of_the_moment(&self) -> bool {
+        matches!(self, Self::SamePage | Self::Twice(_) | Self::Count { .. } | Self::Changed { .. })
+    }
 }
 
 #[derive(Deserialize)]
@@ -106,37 +135,29 @@ struct ClassificationAnswer {
 pub struct Assembly<'r> {
     reading: &'r Reading,
     picture: Picture,
+    names: Names,
     /// Each list's own: two lists may call their pages the same.
     cursors: HashSet<(&'static str, String)>,
+    /// All tables so far, whosever they are, by a digest of their names.
+    seen: HashSet<[u8; 16]>,
     read: u64,
-    total: u64,
+    total: Option<u64>,
     /// Tables of services that no catalog stands for.
     unmapped: u64,
-    names: Names,
-}
-
-/// Names that come again and again, each once: schemas, columns, tags.
-#[derive(Debug, Default)]
-struct Names(HashSet<Arc<str>>);
-
-impl Names {
-    fn once(&mut self, name: &str) -> Arc<str> {
-        match self.0.get(name) {
-            Some(known) => Arc::clone(known),
-            None => {
-                let name: Arc<str> = name.into();
-                self.0.insert(Arc::clone(&name));
-                name
-            }
-        }
-    }
 }
 
 impl<'r> Assembly<'r> {
     pub fn new(reading: &'r Reading) -> Self {
-        let cursors = HashSet::new();
-        let (picture, names) = (Picture::default(), Names::default());
-        Self { reading, picture, cursors, read: 0, total: 0, unmapped: 0, names }
+        Self {
+            reading,
+            picture: Picture::default(),
+            names: Names::default(),
+            cursors: HashSet::new(),
+            seen: HashSet::new(),
+            read: 0,
+            total: None,
+            unmapped: 0,
+        }
     }
 
     /// Takes an answer of `GET /api/v1/tables`; the cursor of the next page, if there is one.
@@ -145,12 +166,16 @@ impl<'r> Assembly<'r> {
     /// The answer is not one, or not whole; there will be no picture then.
     pub fn tables(&mut self, answer: &[u8]) -> Result<Option<String>, PictureError> {
         let page: Envelope<TableAnswer> = envelope(answer)?;
-        self.read += page.data.len() as u64;
-        self.total = page.paging.total;
+        let count = page.data.len();
+        self.read += count as u64;
+        let (before, now) = (*self.total.get_or_insert(page.paging.total), page.paging.total);
+        if before != now {
+            return Err(PictureError::Changed { before, now });
+        }
         for table in page.data {
             self.table(table)?;
         }
-        self.next("tables", page.paging)
+        self.next("tables", count, page.paging)
     }
 
     /// Takes an answer of `GET /api/v1/classifications`; the cursor of the next page, if there is one.
@@ -159,13 +184,14 @@ impl<'r> Assembly<'r> {
     /// As [`Assembly::tables`].
     pub fn classifications(&mut self, answer: &[u8]) -> Result<Option<String>, PictureError> {
         let page: Envelope<ClassificationAnswer> = envelope(answer)?;
+        let count = page.data.len();
         for classification in page.data {
             // One that is deleted cannot disable anything; its labels go with it on the server's side.
             if classification.disabled && !classification.deleted {
                 self.picture.disabled.insert(classification.name.into());
             }
         }
-        self.next("classifications", page.paging)
+        self.next("classifications", count, page.paging)
     }
 
     /// The picture, once the last page of tables was taken. `before` is how many tables the last one had.
@@ -173,22 +199,36 @@ impl<'r> Assembly<'r> {
     /// # Errors
     /// Pages are missing, or all tables are gone at once.
     pub fn finish(self, before: usize) -> Result<Picture, PictureError> {
-        if self.read != self.total {
-            return Err(PictureError::Count { read: self.read, total: self.total });
+        let total = self.total.unwrap_or_default();
+        if self.read != total {
+            return Err(PictureError::Count { read: self.read, total });
         }
-        if self.picture.tables.is_empty() && before > 0 {
-            return Err(PictureError::Empty { before });
+        match self.unmapped {
+            _ if before == 0 || !self.picture.tables.is_empty() => Ok(self.picture),
+            0 => Err(PictureError::Empty { before }),
+            unmapped => Err(PictureError::NoneOfOurs { unmapped, before }),
         }
-        Ok(self.picture)
     }
 
-    /// Tables so far that are of no catalog.
-    pub fn unmapped(&self) -> u64 {
-        self.unmapped
+    /// Tables so far that are of no catalog, and those that are of one.
+    pub fn counts(&self) -> (u64, usize) {
+        (self.unmapped, self.picture.tables.len())
     }
 
-    fn next(&mut self, list: &'static str, paging: Paging) -> Result<Option<String>, PictureError> {
+    fn next(
+        &mut self,
+        list: &'static str,
+        count: usize,
+        paging: Paging,
+    ) -> Result<Option<String>, PictureError> {
         let Some(after) = paging.after.filter(|after| !after.is_empty()) else { return Ok(None) };
+        if after.len() > CURSOR_LIMIT {
+            return Err(PictureError::Cursor);
+        }
+        // Somebody who always speaks of one more page would be read for ever.
+        if count == 0 {
+            return Err(PictureError::NothingOnPage);
+        }
         if !self.cursors.insert((list, after.clone())) {
             return Err(PictureError::SamePage);
         }
@@ -196,6 +236,9 @@ impl<'r> Assembly<'r> {
     }
 
     fn table(&mut self, answer: TableAnswer) -> Result<(), PictureError> {
+        if !self.seen.insert(digest(&answer.fully_qualified_name)) {
+            return Err(PictureError::Twice(short(&answer.fully_qualified_name)));
+        }
         if answer.deleted {
             return Ok(());
         }
@@ -223,7 +266,10 @@ impl Reading {
             Ok(parts) => parts,
             // Whatever somebody else's service calls its tables is nobody's trouble here.
             Err(error) => {
-                let mine = |known: &String| name.starts_with(known.as_str());
+                let mine = |known: &String| {
+                    let rest = name.strip_prefix(known.as_str());
+                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                };
                 return if self.catalogs.keys().any(mine) { Err(error) } else { Ok(None) };
             }
         };
@@ -234,30 +280,38 @@ impl Reading {
 
     fn of_answer(&self, answer: TableAnswer, names: &mut Names) -> Result<Option<Table>, PictureError> {
         let TableAnswer { fully_qualified_name: full, columns, .. } = answer;
-        let place = self.place(&full).map_err(|error| PictureError::Name { name: full.clone(), error })?;
+        let place = self.place(&full).map_err(|error| PictureError::Name { name: short(&full), error })?;
         let Some((catalog, schema, name)) = place else { return Ok(None) };
-        let columns = columns.ok_or_else(|| PictureError::NotAsked(full.clone()))?;
-        let columns = self
-            .columns(columns, names)
-            .map_err(|column| PictureError::NotAsked(format!("{full}, column {column}")))?;
-        Ok(Some(Table { catalog, schema: names.once(&schema), name: name.into(), columns }))
+        let columns = columns.ok_or_else(|| PictureError::NotAsked(short(&full)))?;
+        let columns = self.columns(columns, names).map_err(|failed| match failed {
+            Failed::NotAsked(column) => PictureError::NotAsked(format!("{}, column {column}", short(&full))),
+            Failed::TooMuch => PictureError::TooMuch,
+        })?;
+        Ok(Some(Table { catalog, schema: names.shared(&schema), name: name.into(), columns: columns.into() }))
     }
 
-    /// The name of the column that came without tags, if one did. As deep as the JSON reader goes.
-    fn columns(&self, columns: Vec<ColumnAnswer>, names: &mut Names) -> Result<Vec<Column>, String> {
-        // Made anew rather than in place: the answers are larger, and their room would be kept.
+    /// As deep as the JSON reader goes.
+    fn columns(&self, columns: Vec<ColumnAnswer>, names: &mut Names) -> Result<Vec<Column>, Failed> {
         let mut found = Vec::with_capacity(columns.len());
         for answer in columns {
-            let Some(tags) = answer.tags else { return Err(answer.name) };
-            let mut labels = Vec::new();
-            labels.extend(tags.into_iter().filter_map(|tag| self.label(tag, names)));
-            let children = self.columns(answer.children.unwrap_or_default(), names)?;
-            found.push(Column { name: names.once(&fqn::decoded(&answer.name)), labels, children });
+            let Some(tags) = answer.tags else { return Err(Failed::NotAsked(short(&answer.name))) };
+            let mut labels: Vec<Label> = Vec::new();
+            labels.extend(tags.into_iter().filter_map(|tag| self.label(&tag, names)));
+            labels.shrink_to_fit();
+            names.kept += 1 + labels.len();
+            if names.kept > KEPT_LIMIT {
+                return Err(Failed::TooMuch);
+            }
+            found.push(Column {
+                name: names.shared(&fqn::decoded(&answer.name)),
+                labels,
+                children: self.columns(answer.children.unwrap_or_default(), names)?,
+            });
         }
         Ok(found)
     }
 
-    fn label(&self, answer: LabelAnswer, names: &mut Names) -> Option<Label> {
+    fn label(&self, answer: &LabelAnswer, names: &mut Names) -> Option<Label> {
         if answer.source.as_deref() == Some("Glossary") && !self.glossaries {
             return None;
         }
@@ -265,8 +319,24 @@ impl Reading {
             Some("Suggested") => LabelState::Suggested,
             _ => LabelState::Confirmed,
         };
-        Some(Label { tag: names.once(&answer.tag), state })
+        Some(Label { tag: names.shared(&answer.tag), state })
     }
+}
+
+/// Why columns are none.
+enum Failed {
+    /// The column that came without tags.
+    NotAsked(String),
+    TooMuch,
+}
+
+/// Half of SHA-256: nobody finds two names with the same one.
+fn digest(name: &str) -> [u8; 16] {
+    let mut half = [0; 16];
+    for (to, from) in half.iter_mut().zip(Sha256::digest(name)) {
+        *to = from;
+    }
+    half
 }
 
 fn envelope<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<Envelope<T>, PictureError> {
@@ -279,8 +349,10 @@ fn envelope<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<Envelope<T>, 
 
 fn whole<T: for<'de> Deserialize<'de>>(answer: &[u8]) -> Result<T, PictureError> {
     let mut reader = serde_json::Deserializer::from_slice(answer);
-    let value: T = serde_path_to_error::deserialize(&mut reader)
-        .map_err(|error| PictureError::Json(format!("at {}: {}", error.path(), error.inner())))?;
-    reader.end().map_err(|error| PictureError::Json(error.to_string()))?;
+    let value: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let (path, inner) = (error.path().to_string(), error.inner().to_string());
+        PictureError::Json(format!("at {}: {}", short(&path), short(&inner)))
+    })?;
+    reader.end().map_err(|error| PictureError::Json(short(&error.to_string())))?;
     Ok(value)
 }
