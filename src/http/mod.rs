@@ -12,7 +12,7 @@ mod readiness;
 mod server;
 
 pub use api::{description, no_loop, open_door};
-pub use jwks::{KeyError, Keys};
+pub use jwks::{Key, KeyError, Keys};
 pub use jwt::{Door, Issuer};
 pub use loop_view::{SyncView, config_view, report_json};
 pub use readiness::{Readiness, Reason};

@@ -17,7 +17,7 @@ use super::planner::safety::{Held, Unmasking, hold_back};
 use super::planner::{Change, Edit, Plan, Rules, Unplanned, Why, apply, plan};
 use super::publisher::{PublishError, Published, Publisher};
 use super::trail::Trail;
-use crate::audit::event::{Actor, Event, Outcome, PolicyRun, What};
+use crate::audit::event::{Actor, Event, Outcome, PolicyRun, SYSTEM, What};
 use crate::audit::spool::SpoolError;
 use crate::document::{AutoMasks, Document};
 
@@ -632,7 +632,7 @@ fn flaw(plan: &Plan) -> Option<RunError> {
 /// Who asked, as the audit trail names them.
 fn name(actor: &Actor) -> Arc<str> {
     match actor {
-        Actor::System => "system:policy-sync".into(),
+        Actor::System => SYSTEM.into(),
         Actor::Admin { name, .. } => Arc::clone(name),
     }
 }
