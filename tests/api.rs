@@ -30,7 +30,9 @@ fn described(method: &str, path: &str, answer: &Answer) {
     if kind == "text/plain" {
         return;
     }
-    let schema = json!({"$ref": content["schema"]["$ref"], "components": all["components"]});
+    let mut components = all["components"].clone();
+    close(&mut components);
+    let schema = json!({"$ref": content["schema"]["$ref"], "components": components});
     let schema = if content["schema"]["$ref"].is_null() { content["schema"].clone() } else { schema };
     let validator = jsonschema::validator_for(&schema).unwrap();
     let body = answer.json();
@@ -39,10 +41,26 @@ fn described(method: &str, path: &str, answer: &Answer) {
     }
 }
 
+/// Makes schemas say that there is nothing beside what they describe. Clients are not promised that, but whatever is
+/// answered has to be described.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.get("properties").is_some_and(Value::is_object) && fields.contains_key("type") {
+                fields.entry("additionalProperties").or_insert(json!(false));
+            }
+            fields.values_mut().for_each(close);
+        }
+        Value::Array(values) => values.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
 #[tokio::test]
 async fn every_path_is_described_and_answers_as_described() {
     let side = start(Door::Open).await;
-    let long = vec![b' '; 100 << 10];
+    let (long, deep) = (vec![b' '; 100 << 10], vec![b'['; 60 << 10]);
+    side.document(|status| status.version.is_some()).await;
     let requests: &[(&str, &str, &[u8], u16)] = &[
         ("GET", "/healthz", b"", 200),
         ("GET", "/readyz", b"", 200),
@@ -51,9 +69,17 @@ async fn every_path_is_described_and_answers_as_described() {
         ("GET", "/api/v1/sources", b"", 200),
         ("GET", "/api/v1/status", b"", 200),
         ("GET", "/api/v1/config", b"", 200),
+        ("GET", "/api/v1/masks", b"", 200),
+        ("GET", "/api/v1/masks?subject=analyst&limit=1&offset=0", b"", 200),
+        ("GET", "/api/v1/masks?offset=18446744073709551615", b"", 200),
+        ("GET", "/api/v1/masks?limit=-1", b"", 400),
+        ("GET", "/api/v1/masks?table=x", b"", 400),
         ("POST", "/api/v1/sync?dry_run=true", b"", 200),
         ("POST", "/api/v1/sync?dry_run=maybe", b"", 400),
         ("POST", "/api/v1/sync?dry-run=true", b"", 400),
+        ("POST", "/api/v1/sync?dry_run=true&dry_run=false", b"", 400),
+        ("POST", "/api/v1/sync?dry_run=", b"", 400),
+        ("POST", "/api/v1/sync?approve=", b"", 409),
         ("POST", "/api/v1/sync?approve=0000", b"", 409),
         ("POST", "/api/v1/sync", b"", 200),
         ("GET", "/api/v1/sync/plan", b"", 200),
@@ -65,6 +91,11 @@ async fn every_path_is_described_and_answers_as_described() {
         ("POST", "/api/v1/sync/rollback", b"{\"revision\": \"2\"}", 400),
         ("POST", "/api/v1/sync/rollback", b"{\"revision\": 2, \"force\": true}", 400),
         ("POST", "/api/v1/sync/rollback", b"", 400),
+        ("POST", "/api/v1/sync/rollback", b"{\"revision\": 1, \"revision\": 2}", 400),
+        ("POST", "/api/v1/sync/rollback", b"{\"revision\": -1}", 400),
+        ("POST", "/api/v1/sync/rollback", b"{\"revision\": 1e400}", 400),
+        ("POST", "/api/v1/sync/rollback", b"{\"revision\": 18446744073709551615}", 409),
+        ("POST", "/api/v1/sync/rollback", &deep, 400),
         ("POST", "/api/v1/sync/rollback", &long, 413),
         ("POST", "/hooks/openmetadata", b"{}", 401),
     ];
@@ -174,5 +205,152 @@ async fn a_push_with_a_good_signature_becomes_a_mask() {
         let line = format!("fedgate_catalog_pushes_total{{outcome=\"{outcome}\"}}");
         assert_eq!(side.metric(&line), want, "{outcome}");
     }
+    side.running.stop().await;
+}
+
+#[tokio::test]
+async fn masks_in_force_come_in_pages() {
+    let side = start(Door::Open).await;
+    let get = async |query: &str| {
+        let answer = side.send("GET", &format!("/api/v1/masks{query}"), &[], b"").await;
+        described("GET", "/api/v1/masks", &answer);
+        answer.json()
+    };
+    side.document(|status| status.version.is_some()).await;
+    let before = get("").await["version"].as_str().unwrap().to_owned();
+    // Somebody writes a mask of their own onto a column that the loop has masked, and one onto another.
+    side.bench.edit(|document| {
+        let masks = document["subjects"]["analyst"]["masks"].as_array_mut().unwrap();
+        for column in ["email", "phone"] {
+            masks.push(json!({"catalog": "climscore", "schema": "public", "table": "customers", "column": column, "mask": "redact"}));
+        }
+    });
+    side.document(|status| status.version.as_deref().is_some_and(|version| version != before)).await;
+    let all = get("").await;
+    let shown: Vec<String> = all["masks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mask| {
+            format!(
+                "{} {} {} {} {}",
+                mask["subject"], mask["column"], mask["mask"], mask["source"], mask["shadowed"]
+            )
+        })
+        .collect();
+    let shown: Vec<String> = shown.into_iter().map(|line| line.replace('"', "")).collect();
+    assert_eq!(
+        shown,
+        [
+            "analyst email sha256 auto-pii true",
+            "analyst email redact null false",
+            "analyst phone redact null false"
+        ]
+    );
+    // Page by page it is the same.
+    let (mut offset, mut paged) = (Some(0), Vec::new());
+    while let Some(from) = offset {
+        let page = get(&format!("?limit=1&offset={from}")).await;
+        assert_eq!((&page["version"], &page["total"]), (&all["version"], &json!(3)));
+        paged.extend(page["masks"].as_array().unwrap().clone());
+        offset = page["next"].as_u64();
+    }
+    assert_eq!(Value::Array(paged), all["masks"]);
+    let none = get("?subject=nobody").await;
+    assert_eq!((&none["total"], &none["masks"], &none["next"]), (&json!(0), &json!([]), &Value::Null));
+    assert_eq!(get("?limit=0").await["next"], Value::Null, "no page leads nowhere for ever");
+    // A document that somebody broke: the last good one is in force, and the status says so.
+    std::fs::write(side.bench.path(), "{").unwrap();
+    side.document(|status| status.fault.is_some()).await;
+    assert_eq!(get("").await, all);
+    let answer = side.send("GET", "/api/v1/status", &[], b"").await;
+    described("GET", "/api/v1/status", &answer);
+    let document = &answer.json()["document"];
+    assert_eq!((&document["fault"], &document["version"]), (&json!("broken"), &all["version"]));
+    let folder = side.bench.folder.path().to_str().unwrap();
+    assert!(!answer.body.contains(folder), "a path of this machine is shown");
+    side.running.stop().await;
+}
+
+/// A browser on the gateway's own machine runs the pages of others.
+#[tokio::test]
+async fn where_nobody_is_asked_no_page_of_a_browser_is_answered() {
+    let side = start(Door::Open).await;
+    let runs = side.bench.book.runs().len();
+    let body = "{\"revision\": 1}";
+    let request = |first: &str, headers: &str| {
+        let length = if first.starts_with("POST /api/v1/sync/rollback") { body } else { "" };
+        format!(
+            "{first} HTTP/1.1\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{length}",
+            length.len()
+        )
+    };
+    for headers in [
+        "Host: 127.0.0.1:8080\r\nOrigin: https://evil.example\r\n",
+        "Host: evil.example:8080\r\n",
+        "Host: 127.0.0.1:8080\r\nSec-Fetch-Site: cross-site\r\n",
+    ] {
+        for first in [
+            "POST /api/v1/sync/rollback",
+            "POST /api/v1/sync",
+            "GET /api/v1/sync/plan",
+            "GET /api/v1/status",
+            "GET /api/v1/masks",
+        ] {
+            let answer = side.raw(request(first, headers).into_bytes()).await;
+            assert_eq!(answer.status, 403, "{first} {headers}");
+            let (method, path) = first.split_once(' ').unwrap();
+            described(method, path, &answer);
+            assert!(answer.json()["detail"].as_str().unwrap().contains("http.auth"));
+        }
+    }
+    assert_eq!(side.bench.book.runs().len(), runs);
+    assert_eq!(side.metric("fedgate_http_refusals_total{reason=\"origin\"}"), 15.0);
+    let own = "Host: 127.0.0.1:8080\r\nOrigin: http://127.0.0.1:8080\r\nSec-Fetch-Site: same-origin\r\n";
+    assert_eq!(side.raw(request("POST /api/v1/sync", own).into_bytes()).await.status, 200);
+    side.running.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_cannot_make_the_gateway_hold_much_or_sign_with_nothing() {
+    use std::io::Write;
+
+    let side = start(Door::Open).await;
+    // Everybody can sign under an empty key.
+    std::fs::write(side.bench.folder.path().join("hook"), "\n").unwrap();
+    let body = br#"{"entityType":"tag"}"#;
+    let nothing = {
+        use hmac::Mac;
+        let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(b"").unwrap();
+        mac.update(body);
+        let digest: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256={digest}")
+    };
+    assert_eq!(side.push(body, &nothing).await.status, 503);
+    std::fs::write(side.bench.folder.path().join("hook"), HOOK_KEY).unwrap();
+    assert_eq!(side.push(body, &nothing).await.status, 401);
+
+    // Bodies that do not come to their end leave no room, and as soon as they are gone there is.
+    let head = "POST /hooks/openmetadata HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1048576\r\n\r\n{";
+    let held: Vec<std::net::TcpStream> = (0..16)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(side.address).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let deadline = std::time::Instant::now() + Duration::from_secs(8);
+    let until = async |status: u16| loop {
+        let answer = side.push(body, &nothing).await;
+        if answer.status == status {
+            described("POST", "/hooks/openmetadata", &answer);
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{answer:?}");
+    };
+    until(503).await;
+    assert!(side.metric("fedgate_catalog_pushes_total{outcome=\"busy\"}") >= 1.0);
+    drop(held);
+    until(401).await;
     side.running.stop().await;
 }

@@ -161,6 +161,7 @@ impl Gateway {
         let policy_loop = PolicyLoop::start(&sections, journal.clone(), &metrics.sync)?;
         let view = watch::Sender::new(policy_loop.as_ref().map(|policy_loop| policy_loop.view.clone()));
 
+        let outlet = Outlet::default();
         let mut tasks = JoinSet::new();
         if let Some(listener) = http {
             let address = listener.local_addr()?;
@@ -180,6 +181,7 @@ impl Gateway {
                 metrics: Arc::clone(&metrics),
                 status: status.subscribe(),
                 door: Arc::new(door),
+                document: outlet.handle(),
                 sync: view.subscribe(),
             };
             tasks.spawn(crate::http::serve(listener, parts, stop));
@@ -201,7 +203,7 @@ impl Gateway {
             // Ends when this function does; sessions are the workers' and are waited for below.
             tasks.spawn(acceptor.run());
         }
-        let mut document = DocumentReader::new(Outlet::default(), metrics.document.clone());
+        let mut document = DocumentReader::new(outlet, metrics.document.clone());
         document.configure(config.document.as_ref());
         if let Some(policy_loop) = &policy_loop {
             document.follow(policy_loop.view.handle.status());

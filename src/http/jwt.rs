@@ -10,6 +10,7 @@ use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
 
 use super::jwks::{KeyError, Keys};
+use super::origin;
 use super::problem::Problem;
 use crate::audit::event::{Actor, SYSTEM};
 use crate::config::JwtAuth;
@@ -32,7 +33,7 @@ pub enum Need {
 
 /// Decides who calls.
 pub enum Door {
-    /// Nobody is asked.
+    /// Nobody is asked; whoever reaches the loopback is an admin, but not the pages of a browser there.
     Open,
     Jwt(Box<Issuer>),
 }
@@ -49,6 +50,7 @@ enum Refused {
     Missing,
     Token(String),
     Role(String),
+    Origin,
     Keys,
 }
 
@@ -115,15 +117,17 @@ impl Door {
         need: Need,
         metrics: &HttpMetrics,
     ) -> Result<Actor, Box<Response>> {
-        let Door::Jwt(issuer) = self else {
-            return Ok(Actor::Admin { name: "anonymous".into(), subject: "anonymous".into() });
+        let known = match self {
+            Door::Open if !origin::is_local(headers) => Err(Refused::Origin),
+            Door::Open => Ok(Actor::Admin { name: "anonymous".into(), subject: "anonymous".into() }),
+            Door::Jwt(issuer) => known(&issuer.auth, &issuer.keys, headers, need).await,
         };
-        let known = known(&issuer.auth, &issuer.keys, headers, need).await;
         known.map_err(|refused| {
             metrics.refused(match &refused {
                 Refused::Missing => HttpRefusal::Missing,
                 Refused::Token(_) => HttpRefusal::Token,
                 Refused::Role(_) => HttpRefusal::Role,
+                Refused::Origin => HttpRefusal::Origin,
                 Refused::Keys => HttpRefusal::Keys,
             });
             Box::new(refused.into_response())
@@ -232,6 +236,11 @@ impl IntoResponse for Refused {
                 "Bearer error=\"insufficient_scope\"",
                 format!("the role {role:?} is needed for this"),
             ),
+            Refused::Origin => {
+                let detail = "http.auth is \"none\", so only programs of this machine are answered, at a loopback \
+                              address: no page of a browser, and no other host name. Tokens change that: see http.auth";
+                return Problem::detail(StatusCode::FORBIDDEN, detail).into_response();
+            }
             Refused::Keys => {
                 let detail = "the issuer's keys cannot be had at the moment; the gateway's log says why";
                 return Problem::detail(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();

@@ -7,6 +7,8 @@ mod api;
 mod jwks;
 mod jwt;
 mod loop_view;
+mod masks;
+mod origin;
 mod problem;
 mod readiness;
 mod server;

@@ -9,15 +9,18 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fedgate::config::{JwksPlace, JwtAuth, SecretFile};
+use fedgate::config::{DocumentPlace, JwksPlace, JwtAuth, SecretFile};
 use fedgate::http::{Door, Issuer, Keys, Parts, SyncView, serve};
 use fedgate::metrics::Metrics;
 use fedgate::status::{Phase, Status};
+use fedgate::sync::publisher::AnyPublisher;
+use fedgate::sync::reader::{DocumentHandle, DocumentStatus, Outlet, Reader};
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::kit::{Bench, Running, analyst, customers};
 
@@ -94,6 +97,7 @@ pub struct Side {
     pub bench: Bench,
     pub running: Running,
     pub metrics: Arc<Metrics>,
+    pub document: DocumentHandle,
     _shutdown: oneshot::Sender<()>,
     _view: watch::Sender<Option<SyncView>>,
 }
@@ -125,15 +129,30 @@ pub async fn start(door: Door) -> Side {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (shutdown, stop) = oneshot::channel::<()>();
+    let outlet = Outlet::default();
+    let document = outlet.handle();
+    let reader = Reader::new(
+        AnyPublisher::new(&DocumentPlace::File { path: bench.path() }),
+        Duration::from_millis(20),
+        outlet,
+        Metrics::new().unwrap().document,
+        CancellationToken::new(),
+    );
+    tokio::spawn(reader.run());
     let (status, metrics) = (Status::new(), Arc::new(Metrics::new().unwrap()));
     status.set_phase(Phase::Ready);
-    let parts =
-        Parts { metrics: metrics.clone(), status: status.subscribe(), door: Arc::new(door), sync: seen };
+    let parts = Parts {
+        metrics: metrics.clone(),
+        status: status.subscribe(),
+        door: Arc::new(door),
+        document: document.clone(),
+        sync: seen,
+    };
     tokio::spawn(serve(listener, parts, async {
         let _ = stop.await;
         drop(status);
     }));
-    Side { address, bench, running, metrics, _shutdown: shutdown, _view: view }
+    Side { address, bench, running, metrics, document, _shutdown: shutdown, _view: view }
 }
 
 pub fn door(path: &Path) -> Door {
@@ -162,7 +181,7 @@ impl Answer {
 
 impl Side {
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         for (name, value) in headers {
             request.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -193,6 +212,14 @@ impl Side {
 
     pub async fn bearer(&self, method: &str, path: &str, token: &str) -> Answer {
         self.send(method, path, &[("Authorization", &format!("Bearer {token}"))], b"").await
+    }
+
+    /// Waits until the document that is in force, or what is the matter with it, is as `wanted`.
+    pub async fn document(&self, wanted: impl Fn(&DocumentStatus) -> bool) {
+        self.document.nudge();
+        let mut status = self.document.status();
+        let seen = tokio::time::timeout(Duration::from_secs(20), status.wait_for(wanted)).await;
+        seen.expect("the document is read within the time").unwrap();
     }
 
     pub async fn push(&self, body: &[u8], signature: &str) -> Answer {
