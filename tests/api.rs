@@ -16,7 +16,7 @@ use std::time::Duration;
 use fedgate::http::{Door, description};
 use kit::customers;
 use serde_json::{Value, json};
-use side::{Answer, HOOK_KEY, start};
+use side::{Answer, HOOK_KEY, raw, start};
 
 /// Does an answer have the shape that the description promises for it?
 fn described(method: &str, path: &str, answer: &Answer) {
@@ -352,5 +352,44 @@ async fn strangers_cannot_make_the_gateway_hold_much_or_sign_with_nothing() {
     assert!(side.metric("fedgate_catalog_pushes_total{outcome=\"busy\"}") >= 1.0);
     drop(held);
     until(401).await;
+    side.running.stop().await;
+}
+
+#[tokio::test]
+async fn who_goes_away_ends_no_run_and_a_crowd_makes_no_pile_of_them() {
+    use fedgate::sync::handle::QUEUE;
+    use tokio::task::JoinSet;
+
+    let side = start(Door::Open).await;
+    let gate = side.bench.shelf.gate();
+    let (readings, runs) = (side.bench.shelf.whole_readings(), side.bench.book.runs().len());
+    let post =
+        b"POST /api/v1/sync HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let first = tokio::net::TcpStream::connect(side.address).await.unwrap();
+    first.writable().await.unwrap();
+    assert_eq!(first.try_write(post).unwrap(), post.len());
+    side.running.ended(|status| status.running).await;
+    drop(first);
+    // As many as there is room for wait; the others are told at once.
+    let mut crowd = JoinSet::new();
+    for _ in 0..QUEUE + 6 {
+        crowd.spawn(raw(side.address, post.to_vec()));
+    }
+    for _ in 0..6 {
+        let answer = crowd.join_next().await.unwrap().unwrap();
+        assert_eq!(answer.status, 429);
+        described("POST", "/api/v1/sync", &answer);
+    }
+    // A push that finds no room need not come again: the timer's run is the net.
+    let body = br#"{"entityType":"tag"}"#;
+    assert_eq!(side.push(body, &signature(body)).await.status, 202);
+    assert_eq!(side.metric("fedgate_catalog_pushes_total{outcome=\"missed\"}"), 1.0);
+    assert_eq!(side.send("GET", "/api/v1/status", &[], b"").await.json()["running"], true);
+    gate.add_permits(100);
+    while let Some(answer) = crowd.join_next().await {
+        assert_eq!(answer.unwrap().status, 200);
+    }
+    assert_eq!(side.bench.shelf.whole_readings(), readings + 2, "one for the first, one for all the others");
+    assert_eq!(side.bench.book.runs().len(), runs + 2, "the run of who went away has its event");
     side.running.stop().await;
 }

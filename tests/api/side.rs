@@ -194,20 +194,7 @@ impl Side {
     }
 
     pub async fn raw(&self, bytes: Vec<u8>) -> Answer {
-        let address = self.address;
-        let answer = tokio::task::spawn_blocking(move || {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-            // Who answers before it has read all may close before all is written.
-            let _ = stream.write_all(&bytes);
-            let mut answer = Vec::new();
-            let _ = stream.read_to_end(&mut answer);
-            String::from_utf8(answer).unwrap()
-        });
-        let answer = answer.await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+        raw(self.address, bytes).await
     }
 
     pub async fn bearer(&self, method: &str, path: &str, token: &str) -> Answer {
@@ -230,4 +217,21 @@ impl Side {
         let page = self.metrics.render();
         page.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok()).unwrap()
     }
+}
+
+/// Sends these bytes and reads to the end of the connection.
+pub async fn raw(address: SocketAddr, bytes: Vec<u8>) -> Answer {
+    let answer = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        // Who answers before it has read all may close before all is written.
+        let _ = stream.write_all(&bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8(answer).unwrap()
+    });
+    let answer = answer.await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
 }
