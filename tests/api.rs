@@ -6,339 +6,17 @@
 #[allow(dead_code, reason = "tests/sync.rs uses the rest")]
 #[path = "sync/kit.rs"]
 mod kit;
+#[path = "api/side.rs"]
+mod side;
+#[path = "api/tokens.rs"]
+mod tokens;
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
-use std::process::Command;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use fedgate::config::{JwksPlace, JwtAuth, SecretFile};
-use fedgate::http::{Door, Issuer, Keys, Parts, SyncView, description, serve};
-use fedgate::metrics::Metrics;
-use fedgate::status::{Phase, Status};
-use jsonwebtoken::jwk::{Jwk, JwkSet};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use kit::{Bench, Running, analyst, customers};
+use fedgate::http::{Door, description};
+use kit::customers;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
-
-const ISSUER: &str = "https://id.example/realms/data";
-const AUDIENCE: &str = "fedgate";
-const HOOK_KEY: &str = "the key of the pushes";
-
-/// A key of the issuer, and what it publishes of it.
-struct Key {
-    kid: String,
-    algorithm: Algorithm,
-    encoding: EncodingKey,
-    jwk: Jwk,
-}
-
-impl Key {
-    fn new(kid: &str, algorithm: Algorithm) -> Self {
-        let encoding = match algorithm {
-            Algorithm::ES256 => {
-                let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-                EncodingKey::from_ec_der(&pair.serialize_der())
-            }
-            Algorithm::EdDSA => {
-                EncodingKey::from_ed_der(&openssl(&["genpkey", "-algorithm", "ed25519", "-outform", "PEM"]))
-            }
-            _ => EncodingKey::from_rsa_der(&openssl(&["genrsa", "-traditional", "2048"])),
-        };
-        let mut jwk = Jwk::from_encoding_key(&encoding, algorithm).unwrap();
-        jwk.common.key_id = Some(kid.to_owned());
-        Self { kid: kid.to_owned(), algorithm, encoding, jwk }
-    }
-
-    fn sign(&self, claims: &Value) -> String {
-        let mut header = Header::new(self.algorithm);
-        header.kid = Some(self.kid.clone());
-        encode(&header, claims, &self.encoding).unwrap()
-    }
-}
-
-/// What openssl writes as PEM, as DER.
-fn openssl(arguments: &[&str]) -> Vec<u8> {
-    let made = Command::new("openssl").args(arguments).output();
-    let pem = String::from_utf8(made.expect("openssl, which scripts/setup wants").stdout).unwrap();
-    let body: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.decode(body).unwrap()
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
-/// Claims of a good admin's token.
-fn claims() -> Value {
-    json!({"iss": ISSUER, "aud": [AUDIENCE, "other"], "sub": "5f2b", "exp": now() + 300, "nbf": now() - 5,
-           "preferred_username": "steward", "realm_access": {"roles": ["akko-admin"]}})
-}
-
-fn with(key: &str, value: Value) -> Value {
-    let mut claims = claims();
-    claims[key] = value;
-    claims
-}
-
-fn without(key: &str) -> Value {
-    let mut claims = claims();
-    claims.as_object_mut().unwrap().remove(key);
-    claims
-}
-
-/// The HTTP side over a loop of stand-ins.
-struct Side {
-    address: SocketAddr,
-    bench: Bench,
-    running: Running,
-    metrics: Arc<Metrics>,
-    _shutdown: oneshot::Sender<()>,
-    _view: watch::Sender<Option<SyncView>>,
-}
-
-fn publish(path: &Path, keys: &[&Key]) {
-    let set = JwkSet { keys: keys.iter().map(|key| key.jwk.clone()).collect() };
-    // Another length each time, so that a change within one tick of the clock is seen.
-    let padding = " ".repeat(usize::try_from(now() % 97).unwrap() + keys.len());
-    let text = format!("{}{padding}", serde_json::to_string(&set).unwrap());
-    let beside = path.with_extension("new");
-    std::fs::write(&beside, text).unwrap();
-    std::fs::rename(&beside, path).unwrap();
-}
-
-async fn start(door: Door) -> Side {
-    let bench = Bench::new(json!({"analyst": analyst()}), &customers(&[("email", "PII.Sensitive")]));
-    std::fs::write(bench.folder.path().join("hook"), HOOK_KEY).unwrap();
-    let gate = bench.shelf.gate();
-    let running = bench.start();
-    gate.add_permits(1000);
-    running.ended(|status| status.last_run.is_some()).await;
-    let view = SyncView {
-        handle: running.handle.clone(),
-        history: bench.history(),
-        config: json!({"enabled": true, "tag_to_mask": {"PII.Sensitive": "sha256"}}),
-        webhook_secret: Some(SecretFile::new(bench.folder.path().join("hook"))),
-    };
-    let (view, seen) = watch::channel(Some(view));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (shutdown, stop) = oneshot::channel::<()>();
-    let (status, metrics) = (Status::new(), Arc::new(Metrics::new().unwrap()));
-    status.set_phase(Phase::Ready);
-    let parts =
-        Parts { metrics: metrics.clone(), status: status.subscribe(), door: Arc::new(door), sync: seen };
-    tokio::spawn(serve(listener, parts, async {
-        let _ = stop.await;
-        drop(status);
-    }));
-    Side { address, bench, running, metrics, _shutdown: shutdown, _view: view }
-}
-
-fn door(path: &Path) -> Door {
-    let auth = JwtAuth {
-        keys: JwksPlace::File(path.to_owned()),
-        issuer: ISSUER.to_owned(),
-        audience: AUDIENCE.to_owned(),
-        admin_role: "akko-admin".to_owned(),
-    };
-    let keys = Keys::new(&auth.keys).unwrap();
-    Door::Jwt(Box::new(Issuer { auth, keys }))
-}
-
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-}
-
-impl Side {
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        if method == "POST" {
-            request.push_str(&format!("Content-Length: {}\r\n", body.len()));
-        }
-        let mut bytes = format!("{request}\r\n").into_bytes();
-        bytes.extend_from_slice(body);
-        self.raw(bytes).await
-    }
-
-    async fn raw(&self, bytes: Vec<u8>) -> Answer {
-        let address = self.address;
-        let answer = tokio::task::spawn_blocking(move || {
-            let mut stream = TcpStream::connect(address).unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-            // Who answers before it has read all may close before all is written.
-            let _ = stream.write_all(&bytes);
-            let mut answer = Vec::new();
-            let _ = stream.read_to_end(&mut answer);
-            String::from_utf8(answer).unwrap()
-        });
-        let answer = answer.await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        Answer { status, head: head.to_lowercase(), body: body.to_owned() }
-    }
-
-    async fn bearer(&self, method: &str, path: &str, token: &str) -> Answer {
-        self.send(method, path, &[("Authorization", &format!("Bearer {token}"))], b"").await
-    }
-
-    async fn push(&self, body: &[u8], signature: &str) -> Answer {
-        self.send("POST", "/hooks/openmetadata", &[("X-OM-Signature", signature)], body).await
-    }
-
-    fn metric(&self, line: &str) -> f64 {
-        let page = self.metrics.render();
-        page.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok()).unwrap()
-    }
-}
-
-#[tokio::test]
-async fn tokens() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("jwks.json");
-    let (ec, ed, rsa) = (
-        Key::new("ec", Algorithm::ES256),
-        Key::new("ed", Algorithm::EdDSA),
-        Key::new("rsa", Algorithm::RS256),
-    );
-    let stranger = Key { kid: "ec".into(), ..Key::new("x", Algorithm::ES256) };
-    let unknown = Key::new("nobody's", Algorithm::ES256);
-    publish(&path, &[&ec, &ed, &rsa]);
-    let side = start(door(&path)).await;
-
-    let pss = {
-        let mut header = Header::new(Algorithm::PS256);
-        header.kid = Some("rsa".into());
-        encode(&header, &claims(), &rsa.encoding).unwrap()
-    };
-    // The public key's own bytes as the secret of a symmetric signature.
-    let confused = {
-        let mut header = Header::new(Algorithm::HS256);
-        header.kid = Some("rsa".into());
-        let secret = serde_json::to_vec(&rsa.jwk).unwrap();
-        encode(&header, &claims(), &EncodingKey::from_secret(&secret)).unwrap()
-    };
-    let unsigned = {
-        use base64::Engine;
-        let part = |value: Value| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string());
-        format!("{}.{}.", part(json!({"alg": "none", "kid": "ec"})), part(claims()))
-    };
-    let good = ec.sign(&claims());
-    let (start_of, rest) = good.split_once('.').unwrap();
-    let (middle, end_of) = rest.split_once('.').unwrap();
-    let changed =
-        format!("{start_of}.{}.{end_of}", ec.sign(&with("sub", json!("other"))).split('.').nth(1).unwrap());
-    let cut = format!("{start_of}.{middle}.");
-
-    // Note, token, for GET status, for POST sync, a part of the detail.
-    let cases: Vec<(&str, String, u16, u16, &str)> = vec![
-        ("ES256", good.clone(), 200, 200, ""),
-        ("EdDSA", ed.sign(&claims()), 200, 200, ""),
-        ("RS256", rsa.sign(&claims()), 200, 200, ""),
-        ("PS256 with a key for RS256", pss, 401, 401, "another algorithm"),
-        ("the role in roles", ec.sign(&json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "s", "exp": now() + 60, "roles": "akko-admin"})), 200, 200, ""),
-        ("the role in groups", ec.sign(&json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "s", "exp": now() + 60, "groups": ["a", "akko-admin"]})), 200, 200, ""),
-        ("no role", ec.sign(&without("realm_access")), 200, 403, "akko-admin"),
-        ("a role that begins alike", ec.sign(&with("realm_access", json!({"roles": ["akko-admin2", "AKKO-ADMIN"]}))), 200, 403, ""),
-        ("expired", ec.sign(&with("exp", json!(now() - 3600))), 401, 401, "expired"),
-        ("expired within the leeway", ec.sign(&with("exp", json!(now() - 10))), 200, 200, ""),
-        ("not valid yet", ec.sign(&with("nbf", json!(now() + 3600))), 401, 401, "not valid yet"),
-        ("an expiry that is a text", ec.sign(&with("exp", json!("2099-01-01"))), 401, 401, "cannot be read"),
-        ("a beginning that is a text", ec.sign(&with("nbf", json!("soon"))), 401, 401, "cannot be read"),
-        ("no expiry", ec.sign(&without("exp")), 401, 401, ""),
-        ("another issuer", ec.sign(&with("iss", json!("https://evil.example"))), 401, 401, "another issuer"),
-        ("no issuer", ec.sign(&without("iss")), 401, 401, ""),
-        ("another audience", ec.sign(&with("aud", json!(["trino"]))), 401, 401, "another audience"),
-        ("no audience", ec.sign(&without("aud")), 401, 401, ""),
-        ("no subject", ec.sign(&without("sub")), 401, 401, ""),
-        ("roles that are none", ec.sign(&with("roles", json!({"a": 1}))), 401, 401, ""),
-        ("another's key under this name", stranger.sign(&claims()), 401, 401, "not the issuer's"),
-        ("a key that nobody published", unknown.sign(&claims()), 401, 401, "no such key"),
-        ("a symmetric signature", confused, 401, 401, "algorithm"),
-        ("no signature at all", unsigned, 401, 401, ""),
-        ("a changed middle", changed, 401, 401, "not the issuer's"),
-        ("cut off", cut, 401, 401, ""),
-        ("no token", String::new(), 401, 401, ""),
-        ("three dots", "...".into(), 401, 401, ""),
-        ("letters", "a.b.c".into(), 401, 401, ""),
-        ("long", format!("{good}{}", "A".repeat(9000)), 401, 401, "longer than"),
-    ];
-    for (note, token, read, change, detail) in &cases {
-        let answer = side.bearer("GET", "/api/v1/status", token).await;
-        assert_eq!(answer.status, *read, "{note}: {answer:?}");
-        let answer = side.bearer("POST", "/api/v1/sync", token).await;
-        assert_eq!(answer.status, *change, "{note}: {answer:?}");
-        if answer.status != 200 {
-            assert!(answer.head.contains("content-type: application/problem+json"), "{note}");
-            assert!(answer.head.contains("www-authenticate: bearer"), "{note}: {}", answer.head);
-            assert!(answer.json()["detail"].as_str().unwrap().contains(detail), "{note}: {}", answer.body);
-            assert!(token.is_empty() || !answer.body.contains(token.as_str()), "{note}: the token is quoted");
-        }
-    }
-    let refused = cases.iter().filter(|(_, _, _, change, _)| *change == 403).count();
-    assert_eq!(side.metric("fedgate_http_refusals_total{reason=\"role\"}"), refused as f64);
-
-    // Other ways to write, or not to write, the header.
-    let headers: &[(&[(&str, &str)], u16)] = &[
-        (&[], 401),
-        (&[("Authorization", "Basic c3Rld2FyZDpwdw==")], 401),
-        (&[("Authorization", &good)], 401),
-        (&[("Authorization", &format!("bearer {good}"))], 200),
-        (&[("Authorization", &format!("Bearer {good}")), ("Authorization", &format!("Bearer {good}"))], 401),
-        (&[("Authorization", "Bearer \u{e9}")], 401),
-    ];
-    for (headers, want) in headers {
-        assert_eq!(side.send("GET", "/api/v1/status", headers, b"").await.status, *want, "{headers:?}");
-    }
-    // Nobody needs a token for these.
-    for path in ["/healthz", "/readyz", "/metrics", "/api/v1/openapi.json"] {
-        assert_eq!(side.send("GET", path, &[], b"").await.status, 200, "{path}");
-    }
-    for path in ["/api/v1/status", "/api/v1/config", "/api/v1/sources", "/api/v1/sync/history"] {
-        assert_eq!(side.send("GET", path, &[], b"").await.status, 401, "{path}");
-        assert_eq!(side.bearer("GET", path, &good).await.status, 200, "{path}");
-    }
-    // The audit trail has who asked.
-    let admins = side.bench.book.runs();
-    let actor = fedgate::audit::event::Actor::Admin { name: "steward".into(), subject: "5f2b".into() };
-    assert!(admins.iter().any(|run| run.actor == actor), "{admins:?}");
-
-    // The issuer changes its keys: the new one counts, the old one no longer.
-    publish(&path, &[&unknown]);
-    assert_eq!(side.bearer("GET", "/api/v1/status", &unknown.sign(&claims())).await.status, 200);
-    assert_eq!(side.bearer("GET", "/api/v1/status", &good).await.status, 401);
-    // A file that is broken leaves the keys in force that were read last.
-    std::fs::write(&path, "{").unwrap();
-    assert_eq!(side.bearer("GET", "/api/v1/status", &unknown.sign(&claims())).await.status, 200);
-    side.running.stop().await;
-}
-
-#[tokio::test]
-async fn without_keys_nobody_is_believed_and_everybody_told_why() {
-    let folder = tempfile::tempdir().unwrap();
-    let side = start(door(&folder.path().join("missing.json"))).await;
-    let answer = side.bearer("GET", "/api/v1/status", &Key::new("k", Algorithm::ES256).sign(&claims())).await;
-    assert_eq!(answer.status, 503);
-    assert!(!answer.body.contains("missing.json"), "a path of this machine is shown");
-    side.running.stop().await;
-}
+use side::{Answer, HOOK_KEY, raw, start};
 
 /// Does an answer have the shape that the description promises for it?
 fn described(method: &str, path: &str, answer: &Answer) {
@@ -352,7 +30,9 @@ fn described(method: &str, path: &str, answer: &Answer) {
     if kind == "text/plain" {
         return;
     }
-    let schema = json!({"$ref": content["schema"]["$ref"], "components": all["components"]});
+    let mut components = all["components"].clone();
+    close(&mut components);
+    let schema = json!({"$ref": content["schema"]["$ref"], "components": components});
     let schema = if content["schema"]["$ref"].is_null() { content["schema"].clone() } else { schema };
     let validator = jsonschema::validator_for(&schema).unwrap();
     let body = answer.json();
@@ -361,10 +41,26 @@ fn described(method: &str, path: &str, answer: &Answer) {
     }
 }
 
+/// Makes schemas say that there is nothing beside what they describe. Clients are not promised that, but whatever is
+/// answered has to be described.
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            if fields.get("properties").is_some_and(Value::is_object) && fields.contains_key("type") {
+                fields.entry("additionalProperties").or_insert(json!(false));
+            }
+            fields.values_mut().for_each(close);
+        }
+        Value::Array(values) => values.iter_mut().for_each(close),
+        _ => {}
+    }
+}
+
 #[tokio::test]
 async fn every_path_is_described_and_answers_as_described() {
     let side = start(Door::Open).await;
-    let long = vec![b' '; 100 << 10];
+    let (long, deep) = (vec![b' '; 100 << 10], vec![b'['; 60 << 10]);
+    side.document(|status| status.version.is_some()).await;
     let requests: &[(&str, &str, &[u8], u16)] = &[
         ("GET", "/healthz", b"", 200),
         ("GET", "/readyz", b"", 200),
@@ -373,9 +69,17 @@ async fn every_path_is_described_and_answers_as_described() {
         ("GET", "/api/v1/sources", b"", 200),
         ("GET", "/api/v1/status", b"", 200),
         ("GET", "/api/v1/config", b"", 200),
+        ("GET", "/api/v1/masks", b"", 200),
+        ("GET", "/api/v1/masks?subject=analyst&limit=1&offset=0", b"", 200),
+        ("GET", "/api/v1/masks?offset=18446744073709551615", b"", 200),
+        ("GET", "/api/v1/masks?limit=-1", b"", 400),
+        ("GET", "/api/v1/masks?table=x", b"", 400),
         ("POST", "/api/v1/sync?dry_run=true", b"", 200),
         ("POST", "/api/v1/sync?dry_run=maybe", b"", 400),
         ("POST", "/api/v1/sync?dry-run=true", b"", 400),
+        ("POST", "/api/v1/sync?dry_run=true&dry_run=false", b"", 400),
+        ("POST", "/api/v1/sync?dry_run=", b"", 400),
+        ("POST", "/api/v1/sync?approve=", b"", 409),
         ("POST", "/api/v1/sync?approve=0000", b"", 409),
         ("POST", "/api/v1/sync", b"", 200),
         ("GET", "/api/v1/sync/plan", b"", 200),
@@ -387,6 +91,11 @@ async fn every_path_is_described_and_answers_as_described() {
         ("POST", "/api/v1/sync/rollback", b"{\"revision\": \"2\"}", 400),
         ("POST", "/api/v1/sync/rollback", b"{\"revision\": 2, \"force\": true}", 400),
         ("POST", "/api/v1/sync/rollback", b"", 400),
+        ("POST", "/api/v1/sync/rollback", b"{\"revision\": 1, \"revision\": 2}", 400),
+        ("POST", "/api/v1/sync/rollback", b"{\"revision\": -1}", 400),
+        ("POST", "/api/v1/sync/rollback", b"{\"revision\": 1e400}", 400),
+        ("POST", "/api/v1/sync/rollback", b"{\"revision\": 18446744073709551615}", 409),
+        ("POST", "/api/v1/sync/rollback", &deep, 400),
         ("POST", "/api/v1/sync/rollback", &long, 413),
         ("POST", "/hooks/openmetadata", b"{}", 401),
     ];
@@ -500,66 +209,187 @@ async fn a_push_with_a_good_signature_becomes_a_mask() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_changes_its_keys_or_goes_away() {
-    use std::sync::Mutex;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use fedgate::http::KeyError;
-
-    let set = |keys: &[&Key]| {
-        serde_json::to_string(&JwkSet { keys: keys.iter().map(|key| key.jwk.clone()).collect() }).unwrap()
+async fn masks_in_force_come_in_pages() {
+    let side = start(Door::Open).await;
+    let get = async |query: &str| {
+        let answer = side.send("GET", &format!("/api/v1/masks{query}"), &[], b"").await;
+        described("GET", "/api/v1/masks", &answer);
+        answer.json()
     };
-    let (old, new) = (Key::new("old", Algorithm::ES256), Key::new("new", Algorithm::ES256));
-    let answer = Arc::new(Mutex::new((200, set(&[&old]))));
-    let asked = Arc::new(AtomicUsize::new(0));
-    let (said, counted) = (Arc::clone(&answer), Arc::clone(&asked));
-    let app = axum::Router::new().fallback(async move || {
-        counted.fetch_add(1, Ordering::Relaxed);
-        let (status, body) = said.lock().unwrap().clone();
-        (axum::http::StatusCode::from_u16(status).unwrap(), body)
+    side.document(|status| status.version.is_some()).await;
+    let before = get("").await["version"].as_str().unwrap().to_owned();
+    // Somebody writes a mask of their own onto a column that the loop has masked, and one onto another.
+    side.bench.edit(|document| {
+        let masks = document["subjects"]["analyst"]["masks"].as_array_mut().unwrap();
+        for column in ["email", "phone"] {
+            masks.push(json!({"catalog": "climscore", "schema": "public", "table": "customers", "column": column, "mask": "redact"}));
+        }
     });
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/certs", listener.local_addr().unwrap());
-    tokio::spawn(serve_plainly(listener, app));
-    let keys = Keys::new(&JwksPlace::Url(url)).unwrap();
-    let found = async |kid: &str| keys.find(Some(kid)).await.map(|key| key.common.key_id.unwrap());
-    let later = async |seconds: u64| {
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(seconds)).await;
-        tokio::time::resume();
-    };
-    assert_eq!(found("old").await, Ok("old".to_owned()));
-    assert_eq!(found("old").await, Ok("old".to_owned()));
-    assert_eq!(asked.load(Ordering::Relaxed), 1, "a known key asks nobody");
-    // Names that nobody has do not make the gateway ask without end.
-    for _ in 0..20 {
-        assert_eq!(found("nobody's").await, Err(KeyError::Unknown));
+    side.document(|status| status.version.as_deref().is_some_and(|version| version != before)).await;
+    let all = get("").await;
+    let shown: Vec<String> = all["masks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mask| {
+            format!(
+                "{} {} {} {} {}",
+                mask["subject"], mask["column"], mask["mask"], mask["source"], mask["shadowed"]
+            )
+        })
+        .collect();
+    let shown: Vec<String> = shown.into_iter().map(|line| line.replace('"', "")).collect();
+    assert_eq!(
+        shown,
+        [
+            "analyst email sha256 auto-pii true",
+            "analyst email redact null false",
+            "analyst phone redact null false"
+        ]
+    );
+    // Page by page it is the same.
+    let (mut offset, mut paged) = (Some(0), Vec::new());
+    while let Some(from) = offset {
+        let page = get(&format!("?limit=1&offset={from}")).await;
+        assert_eq!((&page["version"], &page["total"]), (&all["version"], &json!(3)));
+        paged.extend(page["masks"].as_array().unwrap().clone());
+        offset = page["next"].as_u64();
     }
-    assert_eq!(asked.load(Ordering::Relaxed), 1);
-    *answer.lock().unwrap() = (200, set(&[&new]));
-    later(11).await;
-    assert_eq!(found("new").await, Ok("new".to_owned()), "a new name is a reason to ask");
-    assert_eq!(found("old").await, Err(KeyError::Unknown), "what is no longer published counts no longer");
-    assert_eq!(asked.load(Ordering::Relaxed), 2);
-    // The issuer is down, then says nonsense: what was read last holds, and not for ever.
-    for broken in [(500, String::new()), (200, "{".to_owned()), (200, "x".repeat(2 << 20))] {
-        *answer.lock().unwrap() = broken;
-        later(301).await;
-        assert_eq!(found("new").await, Ok("new".to_owned()));
-    }
-    later(24 * 3600).await;
-    assert!(matches!(found("new").await, Err(KeyError::NoKeys(_))));
+    assert_eq!(Value::Array(paged), all["masks"]);
+    let none = get("?subject=nobody").await;
+    assert_eq!((&none["total"], &none["masks"], &none["next"]), (&json!(0), &json!([]), &Value::Null));
+    assert_eq!(get("?limit=0").await["next"], Value::Null, "no page leads nowhere for ever");
+    // A document that somebody broke: the last good one is in force, and the status says so.
+    std::fs::write(side.bench.path(), "{").unwrap();
+    side.document(|status| status.fault.is_some()).await;
+    assert_eq!(get("").await, all);
+    let answer = side.send("GET", "/api/v1/status", &[], b"").await;
+    described("GET", "/api/v1/status", &answer);
+    let document = &answer.json()["document"];
+    assert_eq!((&document["fault"], &document["version"]), (&json!("broken"), &all["version"]));
+    let folder = side.bench.folder.path().to_str().unwrap();
+    assert!(!answer.body.contains(folder), "a path of this machine is shown");
+    side.running.stop().await;
 }
 
-/// `axum::serve`, without its features.
-async fn serve_plainly(listener: TcpListener, app: axum::Router) {
-    use hyper_util::rt::TokioIo;
-    use hyper_util::service::TowerToHyperService;
-    while let Ok((stream, _)) = listener.accept().await {
-        let service = TowerToHyperService::new(app.clone());
-        tokio::spawn(async move {
-            let http = hyper::server::conn::http1::Builder::new();
-            let _ = http.serve_connection(TokioIo::new(stream), service).await;
-        });
+/// A browser on the gateway's own machine runs the pages of others.
+#[tokio::test]
+async fn where_nobody_is_asked_no_page_of_a_browser_is_answered() {
+    let side = start(Door::Open).await;
+    let runs = side.bench.book.runs().len();
+    let body = "{\"revision\": 1}";
+    let request = |first: &str, headers: &str| {
+        let length = if first.starts_with("POST /api/v1/sync/rollback") { body } else { "" };
+        format!(
+            "{first} HTTP/1.1\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{length}",
+            length.len()
+        )
+    };
+    for headers in [
+        "Host: 127.0.0.1:8080\r\nOrigin: https://evil.example\r\n",
+        "Host: evil.example:8080\r\n",
+        "Host: 127.0.0.1:8080\r\nSec-Fetch-Site: cross-site\r\n",
+    ] {
+        for first in [
+            "POST /api/v1/sync/rollback",
+            "POST /api/v1/sync",
+            "GET /api/v1/sync/plan",
+            "GET /api/v1/status",
+            "GET /api/v1/masks",
+        ] {
+            let answer = side.raw(request(first, headers).into_bytes()).await;
+            assert_eq!(answer.status, 403, "{first} {headers}");
+            let (method, path) = first.split_once(' ').unwrap();
+            described(method, path, &answer);
+            assert!(answer.json()["detail"].as_str().unwrap().contains("http.auth"));
+        }
     }
+    assert_eq!(side.bench.book.runs().len(), runs);
+    assert_eq!(side.metric("fedgate_http_refusals_total{reason=\"origin\"}"), 15.0);
+    let own = "Host: 127.0.0.1:8080\r\nOrigin: http://127.0.0.1:8080\r\nSec-Fetch-Site: same-origin\r\n";
+    assert_eq!(side.raw(request("POST /api/v1/sync", own).into_bytes()).await.status, 200);
+    side.running.stop().await;
+}
+
+#[tokio::test]
+async fn strangers_cannot_make_the_gateway_hold_much_or_sign_with_nothing() {
+    use std::io::Write;
+
+    let side = start(Door::Open).await;
+    // Everybody can sign under an empty key.
+    std::fs::write(side.bench.folder.path().join("hook"), "\n").unwrap();
+    let body = br#"{"entityType":"tag"}"#;
+    let nothing = {
+        use hmac::Mac;
+        let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(b"").unwrap();
+        mac.update(body);
+        let digest: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256={digest}")
+    };
+    assert_eq!(side.push(body, &nothing).await.status, 503);
+    std::fs::write(side.bench.folder.path().join("hook"), HOOK_KEY).unwrap();
+    assert_eq!(side.push(body, &nothing).await.status, 401);
+
+    // Bodies that do not come to their end leave no room, and as soon as they are gone there is.
+    let head = "POST /hooks/openmetadata HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1048576\r\n\r\n{";
+    let held: Vec<std::net::TcpStream> = (0..16)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(side.address).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    let deadline = std::time::Instant::now() + Duration::from_secs(8);
+    let until = async |status: u16| loop {
+        let answer = side.push(body, &nothing).await;
+        if answer.status == status {
+            described("POST", "/hooks/openmetadata", &answer);
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{answer:?}");
+    };
+    until(503).await;
+    assert!(side.metric("fedgate_catalog_pushes_total{outcome=\"busy\"}") >= 1.0);
+    drop(held);
+    until(401).await;
+    side.running.stop().await;
+}
+
+#[tokio::test]
+async fn who_goes_away_ends_no_run_and_a_crowd_makes_no_pile_of_them() {
+    use fedgate::sync::handle::QUEUE;
+    use tokio::task::JoinSet;
+
+    let side = start(Door::Open).await;
+    let gate = side.bench.shelf.gate();
+    let (readings, runs) = (side.bench.shelf.whole_readings(), side.bench.book.runs().len());
+    let post =
+        b"POST /api/v1/sync HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let first = tokio::net::TcpStream::connect(side.address).await.unwrap();
+    first.writable().await.unwrap();
+    assert_eq!(first.try_write(post).unwrap(), post.len());
+    side.running.ended(|status| status.running).await;
+    drop(first);
+    // As many as there is room for wait; the others are told at once.
+    let mut crowd = JoinSet::new();
+    for _ in 0..QUEUE + 6 {
+        crowd.spawn(raw(side.address, post.to_vec()));
+    }
+    for _ in 0..6 {
+        let answer = crowd.join_next().await.unwrap().unwrap();
+        assert_eq!(answer.status, 429);
+        described("POST", "/api/v1/sync", &answer);
+    }
+    // A push that finds no room need not come again: the timer's run is the net.
+    let body = br#"{"entityType":"tag"}"#;
+    assert_eq!(side.push(body, &signature(body)).await.status, 202);
+    assert_eq!(side.metric("fedgate_catalog_pushes_total{outcome=\"missed\"}"), 1.0);
+    assert_eq!(side.send("GET", "/api/v1/status", &[], b"").await.json()["running"], true);
+    gate.add_permits(100);
+    while let Some(answer) = crowd.join_next().await {
+        assert_eq!(answer.unwrap().status, 200);
+    }
+    assert_eq!(side.bench.shelf.whole_readings(), readings + 2, "one for the first, one for all the others");
+    assert_eq!(side.bench.book.runs().len(), runs + 2, "the run of who went away has its event");
+    side.running.stop().await;
 }

@@ -262,7 +262,8 @@ fn alert_rules_hold() {
     let known: BTreeSet<&str> =
         page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     // Those that appear with their source.
-    let with_a_source = ["fedgate_source_up", "fedgate_refusals_total"];
+    let with_a_source =
+        ["fedgate_source_up", "fedgate_refusals_total", "fedgate_catalogue_loaded_timestamp_seconds"];
     let rules = text("deploy/prometheus/fedgate.rules.yaml");
     for line in rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
         let words = line.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));

@@ -7,6 +7,7 @@ use fedgate::http::{Parts, no_loop, open_door, serve};
 use fedgate::ids::SourceName;
 use fedgate::metrics::Metrics;
 use fedgate::status::{Fault, Phase, Status};
+use fedgate::sync::reader::Outlet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -28,8 +29,13 @@ async fn start() -> Side {
     let address = listener.local_addr().unwrap();
     let (shutdown, stop) = oneshot::channel();
     let (status, metrics) = (Status::new(), Arc::new(Metrics::new().unwrap()));
-    let parts =
-        Parts { metrics: metrics.clone(), status: status.subscribe(), door: open_door(), sync: no_loop() };
+    let parts = Parts {
+        metrics: metrics.clone(),
+        status: status.subscribe(),
+        door: open_door(),
+        document: Outlet::default().handle(),
+        sync: no_loop(),
+    };
     let task = tokio::spawn(serve(listener, parts, async {
         // Ends with its sender too.
         let _ = stop.await;
@@ -64,7 +70,8 @@ impl Side {
     }
 
     async fn send(&self, method: &str, path: &str, rest: &str) -> Answer {
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{rest}\r\n");
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{rest}\r\n");
         let answer = self.exchange(request.as_bytes()).await;
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -190,7 +197,7 @@ async fn more_connections_than_are_served_wait_and_are_not_lost() {
 async fn a_shutdown_closes_idle_connections_and_ends() {
     let side = start().await;
     let mut idle = TcpStream::connect(side.address).await.unwrap();
-    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut first = [0; 12];
     idle.read_exact(&mut first).await.unwrap();
     side.shutdown.send(()).unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::openmetadata::{Fault, OpenMetadata};
-use support::{Gateway, Setup};
+use support::{Gateway, Setup, http_request};
 
 const CUSTOMERS: &str = "pg_lab.shop.public.customers";
 const SECRET: &str = "the key of the pushes";
@@ -304,5 +304,62 @@ fn the_commands_of_the_page_work() {
         assert!(serde_json::from_slice::<Value>(&run.stdout).is_ok(), "{command}: {said}");
     }
     assert!(!watched.masked(), "the rollback of the page was the last");
+    watched.gateway.stop();
+}
+
+/// From a token of the issuer to the admin's name in the audit trail, and nothing for anybody else.
+#[test]
+fn an_admin_is_known_by_a_token_and_named_in_the_audit() {
+    use jsonwebtoken::jwk::{Jwk, JwkSet};
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let key = EncodingKey::from_ec_der(&pair.serialize_der());
+    let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap();
+    jwk.common.key_id = Some("k".to_owned());
+    let token = |roles: &[&str]| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        let claims = json!({"iss": "https://id.example", "aud": "fedgate", "sub": "5f2b", "exp": now + 300,
+            "preferred_username": "steward", "realm_access": {"roles": roles}});
+        let header = Header { kid: Some("k".to_owned()), ..Header::new(Algorithm::ES256) };
+        encode(&header, &claims, &key).unwrap()
+    };
+    let auth = "listen = \"127.0.0.1:0\"\nauth = { jwks_file = \"{dir}/jwks.json\", issuer = \"https://id.example\", audience = \"fedgate\" }\n\n[document]";
+    let with_tokens = toml("enabled = true").replace("listen = \"127.0.0.1:0\"\n\n[document]", auth);
+    assert!(with_tokens.contains("jwks_file"));
+    let setup = Setup::new(
+        with_tokens + "\n[sync.catalog]\nkind = \"file\"\npath = \"{dir}/classifications.yaml\"\n",
+    )
+    .file("policy.json", document())
+    .file("webhook.secret", SECRET)
+    .file("jwks.json", serde_json::to_string(&JwkSet { keys: vec![jwk] }).unwrap())
+    .file("classifications.yaml", "catalogs: {climscore: {public: {customers: {email: PII.Sensitive}}}}\n");
+    let watched = Watched::start(setup);
+    watched.until("the first run", Watched::masked);
+    let send = |method: &str, path: &str, token: Option<&str>| {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let headers: Vec<(&str, &str)> =
+            bearer.as_deref().map(|bearer| ("Authorization", bearer)).into_iter().collect();
+        http_request(watched.gateway.http(), method, path, &headers, "").unwrap().0
+    };
+    let (admin, reader) = (token(&["akko-admin"]), token(&["akko-user"]));
+    for (token, status, sync) in [(None, 401, 401), (Some("x.y.z"), 401, 401), (Some(&*reader), 200, 403)] {
+        assert_eq!(send("GET", "/api/v1/status", token), status);
+        assert_eq!(send("GET", "/api/v1/masks", token), status);
+        assert_eq!(send("GET", "/api/v1/sync/plan", token), sync);
+        assert_eq!(send("POST", "/api/v1/sync", token), sync);
+        assert_eq!(send("GET", "/healthz", token), 200);
+    }
+    assert_eq!(send("POST", "/api/v1/sync", Some(&admin)), 200);
+    let by_admin = |event: &Value| event["actor"]["user"]["name"] == "steward";
+    watched.until("the event of the admin's run", |watched| watched.events().iter().any(by_admin));
+    let events = watched.events();
+    let by_admin: Vec<&Value> = events.iter().filter(|event| by_admin(event)).collect();
+    assert_eq!(by_admin.len(), 1, "what was refused is no run");
+    assert_eq!(by_admin[0]["actor"]["user"]["uid"], "5f2b");
+    let log = watched.gateway.log();
+    for secret in [&admin, &reader] {
+        assert!(!log.contains(secret.as_str()), "a token stands in the log");
+    }
     watched.gateway.stop();
 }

@@ -24,7 +24,7 @@ use super::policy_loop::{LoopError, PolicyLoop, Sections};
 use super::sources::Sources;
 use super::workers::{Spawner, Workers};
 use crate::audit::journal::Journal;
-use crate::config::{AuditSection, Auth, Config, HttpAuth, UsersFile};
+use crate::config::{AuditSection, Auth, Config, Http, HttpAuth, UsersFile};
 use crate::guard::VerdictCache;
 use crate::http::{Door, Issuer, Keys, SyncView};
 use crate::metrics::{Metrics, Outcome, StartupFailure};
@@ -112,6 +112,7 @@ struct Gateway {
     files: Files,
     /// The audit trail that runs, whatever a later configuration says.
     audited: Option<AuditSection>,
+    http: Option<Http>,
     journal: Option<Journal>,
     /// What the loop goes by, and what a reload wants it to go by.
     sections: Sections,
@@ -161,6 +162,7 @@ impl Gateway {
         let policy_loop = PolicyLoop::start(&sections, journal.clone(), &metrics.sync)?;
         let view = watch::Sender::new(policy_loop.as_ref().map(|policy_loop| policy_loop.view.clone()));
 
+        let outlet = Outlet::default();
         let mut tasks = JoinSet::new();
         if let Some(listener) = http {
             let address = listener.local_addr()?;
@@ -180,6 +182,7 @@ impl Gateway {
                 metrics: Arc::clone(&metrics),
                 status: status.subscribe(),
                 door: Arc::new(door),
+                document: outlet.handle(),
                 sync: view.subscribe(),
             };
             tasks.spawn(crate::http::serve(listener, parts, stop));
@@ -201,7 +204,7 @@ impl Gateway {
             // Ends when this function does; sessions are the workers' and are waited for below.
             tasks.spawn(acceptor.run());
         }
-        let mut document = DocumentReader::new(Outlet::default(), metrics.document.clone());
+        let mut document = DocumentReader::new(outlet, metrics.document.clone());
         document.configure(config.document.as_ref());
         if let Some(policy_loop) = &policy_loop {
             document.follow(policy_loop.view.handle.status());
@@ -216,6 +219,7 @@ impl Gateway {
             metrics,
             files,
             audited: config.audit,
+            http: config.http,
             journal,
             sections,
             wanted: None,
@@ -277,6 +281,10 @@ impl Gateway {
             }
             if config.audit != self.audited {
                 tracing::warn!("audit takes effect at the next start");
+            }
+            if config.http != self.http {
+                // Whoever wants other tokens to count has to know that the old ones do until then.
+                tracing::warn!("http, with whom it believes, takes effect at the next start");
             }
             may_trust(&config.gateway.auth, &self.bound)?;
             let files = Files::of(&self.path, &config, &self.files);

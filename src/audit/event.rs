@@ -39,6 +39,9 @@ pub struct PolicyRun {
     pub subjects: Vec<Arc<str>>,
 }
 
+/// What events call the gateway itself; nobody else may go by it.
+pub const SYSTEM: &str = "system:policy-sync";
+
 /// Who started a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Actor {

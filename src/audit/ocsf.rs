@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::event::{Actor, Event, Lost, Outcome, PolicyRun, Statements, Verdict, What};
+use super::event::{Actor, Event, Lost, Outcome, PolicyRun, SYSTEM, Statements, Verdict, What};
 
 /// `VictoriaLogs` skips lines from 256 KiB on, with status 200; what flattening adds has to fit, too.
 pub const LINE_LIMIT: usize = 200 << 10;
@@ -125,7 +125,7 @@ fn policy_run(event: &Event, run: &PolicyRun, style: Style) -> Vec<String> {
         }
     };
     let user = match &run.actor {
-        Actor::System => json!({"name": "system:policy-sync", "type_id": 3}),
+        Actor::System => json!({"name": SYSTEM, "type_id": 3}),
         Actor::Admin { name, subject } => json!({"name": &**name, "uid": &**subject, "type_id": 2}),
     };
     let head = |part: usize, parts: usize| {

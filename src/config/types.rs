@@ -175,7 +175,7 @@ pub struct Engine {
 }
 
 /// `[http]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Http {
     pub listen: SocketAddr,
     pub auth: HttpAuth,

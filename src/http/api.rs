@@ -3,19 +3,21 @@
 //! Invariant: nothing is changed for somebody who is not an admin, no body is read beyond its bound, and a client that
 //! goes away ends nothing but its own waiting.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Extension, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use super::jwt::Need;
-use super::loop_view::{ReportView, RevisionView, SyncView};
+use super::loop_view::{DocumentView, ReportView, RevisionView, StatusView, SyncView};
 use super::problem::Problem;
 use super::server::{Parts, as_json};
 use crate::audit::event::Actor;
@@ -29,16 +31,22 @@ pub(super) const RUN_PATIENCE: Duration = Duration::from_secs(90);
 const BODY_LIMIT: usize = 64 << 10;
 /// How long a body may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(8);
+/// Bodies of pushes that are held at once: with 1 MiB each, what strangers can make the gateway hold.
+const PUSHES: usize = 16;
+/// How long a push waits for its turn.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is said again that pushes cannot be verified.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// Revisions of one answer, unless fewer are asked for.
 const REVISIONS: usize = 100;
 
-type Answer = Result<Response, Box<Response>>;
+pub(super) type Answer = Result<Response, Box<Response>>;
 
-fn answer(answer: Answer) -> Response {
+pub(super) fn answer(answer: Answer) -> Response {
     answer.unwrap_or_else(|response| *response)
 }
 
-fn problem(status: StatusCode, detail: &str) -> Box<Response> {
+pub(super) fn problem(status: StatusCode, detail: &str) -> Box<Response> {
     Box::new(Problem::detail(status, detail).into_response())
 }
 
@@ -53,11 +61,12 @@ pub(super) async fn status(State(parts): State<Parts>, headers: HeaderMap) -> Re
     answer(
         async {
             parts.door.enter(&headers, Need::Read, &parts.metrics.http).await?;
-            let status = match &*parts.sync.borrow() {
+            let sync = match &*parts.sync.borrow() {
                 Some(view) => view.handle.status().borrow().clone(),
                 None => SyncStatus::default(),
             };
-            Ok(as_json(&status))
+            let document = DocumentView::of(&parts.document.status().borrow());
+            Ok(as_json(&StatusView { sync, document }))
         }
         .await,
     )
@@ -194,8 +203,39 @@ fn refused(error: &AskError) -> Response {
         .into_response()
 }
 
+/// What pushes share.
+pub(super) struct Hook {
+    /// Bodies that may be held at once: whoever sends one need not be anybody, until it is there and its signature good.
+    room: Semaphore,
+    /// When it was last said that the secret cannot be read, which a push of anybody brings to light.
+    /// std Mutex: never held across an await.
+    told: Mutex<Option<Instant>>,
+}
+
+impl Default for Hook {
+    fn default() -> Self {
+        Self { room: Semaphore::new(PUSHES), told: Mutex::default() }
+    }
+}
+
+impl Hook {
+    fn no_secret(&self, why: &str) -> Response {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= SAY_AGAIN) {
+            *told = Some(Instant::now());
+            tracing::error!(why, "no push can be verified without the secret in sync.webhook_secret_file");
+        }
+        Problem::detail(StatusCode::SERVICE_UNAVAILABLE, "pushes cannot be verified at the moment")
+            .into_response()
+    }
+}
+
 /// `POST /hooks/openmetadata`: a push of the catalog, known by its signature alone.
-pub(super) async fn openmetadata(State(parts): State<Parts>, request: Request) -> Response {
+pub(super) async fn openmetadata(
+    State(parts): State<Parts>,
+    Extension(hook): Extension<Arc<Hook>>,
+    request: Request,
+) -> Response {
     let metrics = &parts.metrics.http;
     let Some((handle, secret)) = parts
         .sync
@@ -207,6 +247,13 @@ pub(super) async fn openmetadata(State(parts): State<Parts>, request: Request) -
             .into_response();
     };
     let (head, body) = request.into_parts();
+    let Ok(Ok(_room)) = tokio::time::timeout(ROOM_TIMEOUT, hook.room.acquire()).await else {
+        metrics.pushed(Push::Busy);
+        return close(Problem::detail(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too many pushes come at once; send it again",
+        ));
+    };
     let Ok(body) = read(body, event::BODY_LIMIT).await else {
         metrics.pushed(Push::TooLong);
         return close(Problem::detail(
@@ -215,10 +262,11 @@ pub(super) async fn openmetadata(State(parts): State<Parts>, request: Request) -
         ));
     };
     let secret = tokio::task::spawn_blocking(move || secret.read()).await;
-    let Ok(Ok(secret)) = secret else {
-        tracing::error!("the file of sync.webhook_secret_file cannot be read, so no push can be verified");
-        return Problem::detail(StatusCode::SERVICE_UNAVAILABLE, "pushes cannot be verified at the moment")
-            .into_response();
+    let secret = match secret.map_err(std::io::Error::other).and_then(|read| read) {
+        // Everybody knows the signature under an empty key.
+        Ok(secret) if secret.expose().is_empty() => return hook.no_secret("it is empty"),
+        Ok(secret) => secret,
+        Err(error) => return hook.no_secret(&error.to_string()),
     };
     let signature = head.headers.get("x-om-signature").map_or(&b""[..], |value| value.as_bytes());
     if !event::verify(secret.expose().as_bytes(), signature, &body) {

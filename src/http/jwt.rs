@@ -6,13 +6,13 @@
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
 
 use super::jwks::{KeyError, Keys};
+use super::origin;
 use super::problem::Problem;
-use crate::audit::event::Actor;
+use crate::audit::event::{Actor, SYSTEM};
 use crate::config::JwtAuth;
 use crate::metrics::{HttpMetrics, HttpRefusal};
 
@@ -33,7 +33,7 @@ pub enum Need {
 
 /// Decides who calls.
 pub enum Door {
-    /// Nobody is asked.
+    /// Nobody is asked; whoever reaches the loopback is an admin, but not the pages of a browser there.
     Open,
     Jwt(Box<Issuer>),
 }
@@ -50,7 +50,8 @@ enum Refused {
     Missing,
     Token(String),
     Role(String),
-    Keys(String),
+    Origin,
+    Keys,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +61,11 @@ struct Claims {
     _expires: u64,
     #[serde(rename = "nbf", default)]
     _not_before: Option<u64>,
+    // One issuer, where the library would take a list.
+    #[serde(rename = "iss")]
+    _issuer: String,
+    #[serde(rename = "aud")]
+    _audience: Names,
     sub: String,
     #[serde(default)]
     preferred_username: Option<String>,
@@ -111,16 +117,18 @@ impl Door {
         need: Need,
         metrics: &HttpMetrics,
     ) -> Result<Actor, Box<Response>> {
-        let Door::Jwt(issuer) = self else {
-            return Ok(Actor::Admin { name: "anonymous".into(), subject: "anonymous".into() });
+        let known = match self {
+            Door::Open if !origin::is_local(headers) => Err(Refused::Origin),
+            Door::Open => Ok(Actor::Admin { name: "anonymous".into(), subject: "anonymous".into() }),
+            Door::Jwt(issuer) => known(&issuer.auth, &issuer.keys, headers, need).await,
         };
-        let known = known(&issuer.auth, &issuer.keys, headers, need).await;
         known.map_err(|refused| {
             metrics.refused(match &refused {
                 Refused::Missing => HttpRefusal::Missing,
                 Refused::Token(_) => HttpRefusal::Token,
                 Refused::Role(_) => HttpRefusal::Role,
-                Refused::Keys(_) => HttpRefusal::Keys,
+                Refused::Origin => HttpRefusal::Origin,
+                Refused::Keys => HttpRefusal::Keys,
             });
             Box::new(refused.into_response())
         })
@@ -144,22 +152,21 @@ async fn known(auth: &JwtAuth, keys: &Keys, headers: &HeaderMap, need: Need) -> 
     if !PUBLIC.contains(&header.alg) {
         return Err(Refused::Token("it is signed with an algorithm that is not taken here".to_owned()));
     }
-    let key = keys.find(header.kid.as_deref()).await.map_err(|error| match error {
-        KeyError::Unknown => Refused::Token("the issuer has no such key".to_owned()),
-        KeyError::NoKeys(why) => Refused::Keys(why),
-    })?;
-    if !goes_with(&key, header.alg) {
-        return Err(Refused::Token("its key is for another algorithm".to_owned()));
+    // RFC 7515, section 4.1.11: what is critical and not known makes the token one that cannot be judged.
+    if header.crit.is_some() {
+        return Err(Refused::Token("it needs an extension (crit) that is not known here".to_owned()));
     }
-    let decoding = DecodingKey::from_jwk(&key)
-        .map_err(|_| Refused::Keys("the issuer's key is of a kind that is not known here".to_owned()))?;
+    let key = keys.find(header.kid.as_deref(), header.alg).await.map_err(|error| match error {
+        KeyError::Unknown | KeyError::Unsuited => Refused::Token(error.to_string()),
+        KeyError::NoKeys(_) => Refused::Keys,
+    })?;
     let mut validation = Validation::new(header.alg);
     validation.leeway = LEEWAY;
     validation.validate_nbf = true;
     validation.set_issuer(&[&auth.issuer]);
     validation.set_audience(&[&auth.audience]);
     validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-    let claims = decode::<Claims>(token, &decoding, &validation)
+    let claims = decode::<Claims>(token, &key.decoding, &validation)
         .map_err(|error| Refused::Token(reason(error.kind())))?
         .claims;
     let role = auth.admin_role.as_str();
@@ -171,7 +178,13 @@ async fn known(auth: &JwtAuth, keys: &Keys, headers: &HeaderMap, need: Need) -> 
         let end = (0..=NAME_LIMIT.min(name.len())).rev().find(|end| name.is_char_boundary(*end));
         name.get(..end.unwrap_or(0)).unwrap_or_default().into()
     };
-    let name = claims.preferred_username.as_deref().unwrap_or(&claims.sub);
+    if claims.sub.is_empty() {
+        return Err(Refused::Token("its sub is empty".to_owned()));
+    }
+    let name = claims.preferred_username.as_deref().filter(|name| !name.is_empty()).unwrap_or(&claims.sub);
+    if name == SYSTEM {
+        return Err(Refused::Token(format!("{SYSTEM} is what the audit trail calls the gateway itself")));
+    }
     Ok(Actor::Admin { name: short(name), subject: short(&claims.sub) })
 }
 
@@ -187,34 +200,6 @@ const PUBLIC: &[Algorithm] = &[
     Algorithm::ES384,
     Algorithm::EdDSA,
 ];
-
-/// The key decides what it may be used for, and a token cannot ask it for more.
-fn goes_with(key: &Jwk, algorithm: Algorithm) -> bool {
-    let kind = match &key.algorithm {
-        AlgorithmParameters::RSA(_) => matches!(
-            algorithm,
-            Algorithm::RS256
-                | Algorithm::RS384
-                | Algorithm::RS512
-                | Algorithm::PS256
-                | Algorithm::PS384
-                | Algorithm::PS512
-        ),
-        AlgorithmParameters::EllipticCurve(parameters) => match parameters.curve {
-            EllipticCurve::P256 => algorithm == Algorithm::ES256,
-            EllipticCurve::P384 => algorithm == Algorithm::ES384,
-            _ => false,
-        },
-        AlgorithmParameters::OctetKeyPair(_) => algorithm == Algorithm::EdDSA,
-        _ => false,
-    };
-    let common = &key.common;
-    let usage = matches!(common.public_key_use, None | Some(PublicKeyUse::Signature));
-    let named = common
-        .key_algorithm
-        .is_none_or(|named| Algorithm::try_from(named).is_ok_and(|named| named == algorithm));
-    kind && usage && named
-}
 
 /// In words of our own, since an error may quote the token.
 fn reason(kind: &ErrorKind) -> String {
@@ -251,8 +236,12 @@ impl IntoResponse for Refused {
                 "Bearer error=\"insufficient_scope\"",
                 format!("the role {role:?} is needed for this"),
             ),
-            Refused::Keys(why) => {
-                tracing::warn!(why, "a token cannot be verified without the issuer's keys");
+            Refused::Origin => {
+                let detail = "http.auth is \"none\", so only programs of this machine are answered, at a loopback \
+                              address: no page of a browser, and no other host name. Tokens change that: see http.auth";
+                return Problem::detail(StatusCode::FORBIDDEN, detail).into_response();
+            }
+            Refused::Keys => {
                 let detail = "the issuer's keys cannot be had at the moment; the gateway's log says why";
                 return Problem::detail(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
             }

@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::{CatalogSection, DocumentPlace, SecretFile, SyncSection};
-use crate::sync::handle::{Report, SyncHandle};
+use crate::sync::handle::{Report, SyncHandle, SyncStatus};
 use crate::sync::history::{History, Revision};
 use crate::sync::planner::{Change, Edit};
+use crate::sync::reader::{DocumentStatus, FaultKind};
 
 /// Changes of one report that are shown one by one.
 const CHANGES: usize = 1000;
@@ -130,6 +131,45 @@ fn change(change: &Change) -> Value {
         "edit": edit, "from": from.map(|mask| &**mask), "to": to.map(|mask| &**mask),
         "unmasks": change.loosens, "why": change.why.to_string(),
     })
+}
+
+/// How loop and document stand.
+#[derive(Serialize)]
+pub(super) struct StatusView {
+    #[serde(flatten)]
+    pub sync: SyncStatus,
+    pub document: Option<DocumentView>,
+}
+
+/// How the policy document stands, without the place where it is kept.
+#[derive(Serialize)]
+pub(super) struct DocumentView {
+    /// Of what is in force; `None`: nothing is.
+    version: Option<Box<str>>,
+    /// When that came into force.
+    since: Option<String>,
+    /// When its place was last found in order.
+    last_success: Option<String>,
+    /// `broken` or `unreadable`: what is there now does not count.
+    fault: Option<FaultKind>,
+    fault_since: Option<String>,
+}
+
+impl DocumentView {
+    /// `None`: no document is configured, or nobody has looked yet.
+    pub fn of(status: &DocumentStatus) -> Option<Self> {
+        if *status == DocumentStatus::default() {
+            return None;
+        }
+        let text = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
+        Some(Self {
+            version: status.version.clone(),
+            since: status.since.map(text),
+            last_success: status.last_success.map(text),
+            fault: status.fault.as_ref().map(|fault| fault.kind),
+            fault_since: status.fault.as_ref().map(|fault| text(fault.since)),
+        })
+    }
 }
 
 /// A revision as the API lists it.

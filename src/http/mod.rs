@@ -7,12 +7,14 @@ mod api;
 mod jwks;
 mod jwt;
 mod loop_view;
+mod masks;
+mod origin;
 mod problem;
 mod readiness;
 mod server;
 
 pub use api::{description, no_loop, open_door};
-pub use jwks::{KeyError, Keys};
+pub use jwks::{Key, KeyError, Keys};
 pub use jwt::{Door, Issuer};
 pub use loop_view::{SyncView, config_view, report_json};
 pub use readiness::{Readiness, Reason};

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -27,17 +27,21 @@ use tokio::task::JoinSet;
 use crate::http::api::{self, RUN_PATIENCE};
 use crate::http::jwt::{Door, Need};
 use crate::http::loop_view::SyncView;
+use crate::http::masks;
 use crate::http::problem::{Problem, json};
 use crate::http::readiness::Readiness;
 use crate::metrics::Metrics;
 use crate::status::{CatalogueStatus, Fault, GatewayStatus, Phase, Reach, SourceStatus};
+use crate::sync::reader::DocumentHandle;
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS: usize = 256;
 /// From a connection's first byte to the end of its header, for each request anew.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection as a whole, keep-alive included.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(120);
+/// From then on a connection takes no further request.
+const CONNECTION_AGE: Duration = Duration::from_secs(60);
+/// A connection as a whole: one that begins to wait for a run at the last moment may wait to the end.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(180);
 /// From a whole request to its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The whole header of a request, in bytes.
@@ -54,6 +58,8 @@ pub struct Parts {
     pub status: watch::Receiver<GatewayStatus>,
     /// Who calls.
     pub door: Arc<Door>,
+    /// The policy document.
+    pub document: DocumentHandle,
     /// The loop, while it is on.
     pub sync: watch::Receiver<Option<SyncView>>,
 }
@@ -67,12 +73,13 @@ pub fn router(parts: Parts) -> Router {
         .route("/api/v1/sources", get(sources))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/config", get(api::config))
+        .route("/api/v1/masks", get(masks::masks))
         .route("/api/v1/sync", post(api::sync))
         .route("/api/v1/sync/plan", get(api::plan))
         .route("/api/v1/sync/history", get(api::history))
         .route("/api/v1/sync/rollback", post(api::rollback))
         .route("/api/v1/openapi.json", get(api::openapi))
-        .route("/hooks/openmetadata", post(api::openmetadata))
+        .route("/hooks/openmetadata", post(api::openmetadata).layer(Extension(Arc::<api::Hook>::default())))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(bounded))
@@ -117,7 +124,7 @@ pub async fn serve(listener: TcpListener, parts: Parts, stop: impl Future<Output
             let limited = tokio::time::timeout(CONNECTION_TIMEOUT, async {
                 tokio::select! {
                     result = connection.as_mut() => result,
-                    () = stopped(&mut shutdown) => {
+                    () = aged_or_stopped(&mut shutdown) => {
                         connection.as_mut().graceful_shutdown();
                         connection.as_mut().await
                     }
@@ -136,9 +143,9 @@ pub async fn serve(listener: TcpListener, parts: Parts, stop: impl Future<Output
             .await;
 }
 
-/// Ends when the flag is up or nobody is left to raise it.
-async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    let _ = shutdown.wait_for(|stop| *stop).await;
+/// Ends when the connection is old, the flag is up, or nobody is left to raise it.
+async fn aged_or_stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = tokio::time::timeout(CONNECTION_AGE, shutdown.wait_for(|stop| *stop)).await;
 }
 
 /// The paths that take a body, and those that wait for a run of the loop.

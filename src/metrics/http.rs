@@ -15,6 +15,8 @@ label! {
         Token = "token",
         /// A good token without the admin's role.
         Role = "role",
+        /// A page of a browser, or a request to another name, where nobody is asked who they are.
+        Origin = "origin",
         /// The issuer's keys could not be had.
         Keys = "keys",
     }
@@ -33,6 +35,8 @@ label! {
         Shape = "shape",
         /// Its body is too long.
         TooLong = "too_long",
+        /// Too many of them came at once; the catalog sends it again.
+        Busy = "busy",
         /// The loop's queue was full; its timer will see what was missed.
         Missed = "missed",
     }

@@ -16,7 +16,7 @@ use super::planner::safety::{Unmasking, hold_back};
 use super::planner::{Rules, apply, plan};
 use super::publisher::{PublishError, Published, Publisher};
 use super::trail::Trail;
-use crate::audit::event::{Actor, Event, Outcome, PolicyRun, What};
+use crate::audit::event::{Actor, Event, Outcome, PolicyRun, SYSTEM, What};
 use crate::audit::spool::SpoolError;
 use crate::document::Document;
 
@@ -515,7 +515,7 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
 /// Who asked, as the audit trail names them.
 fn name(actor: &Actor) -> Arc<str> {
     match actor {
-        Actor::System => "system:policy-sync".into(),
+        Actor::System => SYSTEM.into(),
         Actor::Admin { name, .. } => Arc::clone(name),
     }
 }

@@ -50,7 +50,7 @@ impl Loader<'_> {
                 None
             }
             (Some(file), None) => Some(JwksPlace::File(file.value)),
-            (None, Some(url)) => Some(JwksPlace::Url(url)),
+            (None, Some(url)) => self.trusted(&mut section, url).map(JwksPlace::Url),
             (None, None) => {
                 if !section.has("jwks_file") && !section.has("jwks_url") {
                     section.missing("jwks_url", "the address of the issuer's keys, or jwks_file");
@@ -77,6 +77,23 @@ impl Loader<'_> {
         };
         section.finish();
         Some(JwtAuth { keys: keys?, issuer: issuer?, audience: audience?, admin_role: admin_role? })
+    }
+
+    /// Whoever can put other keys in the place of the issuer's can make himself an admin.
+    fn trusted(&self, section: &mut Section<'_, '_>, url: String) -> Option<String> {
+        let parsed = reqwest::Url::parse(&url).ok()?;
+        let host = parsed.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        let loopback = host == "localhost"
+            || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+        if parsed.scheme() == "https" || (loopback && !self.host_network) {
+            return Some(url);
+        }
+        section.problem(
+            "jwks_url",
+            "comes without TLS from another host, where keys can be exchanged on the way; write https:// (SSL_CERT_FILE \
+             names roots other than the system's), or have the keys in jwks_file",
+        );
+        None
     }
 }
 
