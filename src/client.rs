@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -113,10 +113,27 @@ pub fn told(error: &reqwest::Error) -> String {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
         text.push_str(": ");
-        text.push_str(&cause.to_string());
+        text.push_str(&words(cause));
         source = cause.source();
     }
     text
+}
+
+/// What a cause says, but not the names of hosts that a certificate's error holds: status and answers show it.
+fn words(cause: &(dyn std::error::Error + 'static)) -> String {
+    let mut tls = cause.downcast_ref::<rustls::Error>();
+    // An error of I/O shows what it wraps as its own words, and not as its source.
+    let mut within = cause.downcast_ref::<std::io::Error>();
+    while let Some(inner) = within.and_then(std::io::Error::get_ref) {
+        tls = tls.or_else(|| inner.downcast_ref());
+        within = inner.downcast_ref();
+    }
+    match tls {
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => "its certificate is for another name than the address has".to_owned(),
+        _ => cause.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -136,5 +153,43 @@ mod tests {
         assert!(matches!(http("https://localhost", Some(&path), second), Err(ClientError::Empty { .. })));
         // Without TLS nobody looks.
         assert!(http("http://localhost", Some(&path), second).is_ok());
+    }
+
+    #[tokio::test]
+    async fn no_host_stands_in_what_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = folder.path().join("ca.pem");
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let own = rcgen::CertificateParams::new(vec!["inner.example".to_owned()]).unwrap();
+        let own = own.self_signed(&pair).unwrap();
+        std::fs::write(&ca, own.pem()).unwrap();
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![own.der().clone()], pair.serialize_der().try_into().unwrap())
+                .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = acceptor.accept(stream).await;
+            }
+        });
+        for (url, want) in [
+            (format!("https://127.0.0.1:{port}"), "its certificate is for another name"),
+            ("http://127.0.0.1:1".to_owned(), "refused"),
+            ("http://inner.invalid".to_owned(), "cannot connect"),
+        ] {
+            let client = http(&url, Some(&ca), Duration::from_secs(10)).unwrap();
+            let text = told(&client.get(&url).send().await.unwrap_err());
+            assert!(text.contains(want), "{text}");
+            assert!(
+                !["127.0.0.1", "inner", &port.to_string()].iter().any(|host| text.contains(*host)),
+                "{text}"
+            );
+        }
     }
 }
