@@ -167,6 +167,9 @@ CREATE OPERATOR CLASS sly_ops DEFAULT FOR TYPE sly USING btree AS
 CREATE TABLE tsly (id int, s sly); INSERT INTO tsly VALUES (1, 'a'), (2, 'b');
 CREATE TABLE txml (id int, x xml); INSERT INTO txml VALUES (1, '<a/>'), (2, '<b/>');
 
+CREATE FUNCTION same(anyelement, anyelement) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT $1 = $2';
+CREATE OPERATOR =|= (LEFTARG = anyelement, RIGHTARG = anyelement, FUNCTION = same);
+
 CREATE SCHEMA shadow;
 CREATE FUNCTION shadow.lower(text) RETURNS text SECURITY DEFINER LANGUAGE plpgsql AS
   $$ BEGIN PERFORM nextval('public.ran'); RETURN $1; END $$;
@@ -264,6 +267,14 @@ const CASES: &[(&str, Want)] = &[
     ("SELECT d IS DISTINCT FROM 'y', d COLLATE \"C\" < 'y', d::text, length(d), upper(d) FROM td", Pass),
     ("SELECT max(d), min(n), max(a), count(d), string_agg(d, ',') FROM td", Pass),
     ("SELECT id FROM td WHERE id = ANY (ARRAY[1, 2])", Pass),
+    ("SELECT n =|= '1' FROM td", Runs),
+    ("SELECT d OPERATOR(public.=|=) 'x' FROM td", Runs),
+    ("SELECT id = 1 FROM td WHERE n = '1' AND id =|= '1'", Price),
+    ("SELECT id =|= '1' FROM public.plain", Pass),
+    (
+        "SELECT domain_in('x', (SELECT oid FROM pg_catalog.pg_type WHERE typname = 'em' || 'ail'), -1) IS NULL",
+        Runs,
+    ),
     ("SELECT id FROM td WHERE (id, d) IN (SELECT 1, 'x')", Pass),
     ("SELECT td.*, td.d FROM td WHERE td.d > '(1,x)'", Pass),
     ("SELECT to_jsonb(td) FROM td", Pass),

@@ -328,6 +328,11 @@ impl<'c> Names<'c> {
                 .hint("An operator that was just created is known after the next refresh of the catalogue.")
                 .at(offset));
         }
+        // The server's own do not, or have constants for text before anything else.
+        let elsewhere = schema != Some("pg_catalog");
+        if elsewhere && self.catalogue.mixes(symbol) && self.met.mixes.get().is_none() {
+            self.met.mixes.set(Some(offset.unwrap_or_default()));
+        }
         for operator in self.catalogue.harmful_operators(symbol) {
             if !in_schema(schema, &operator.schema) {
                 continue;

@@ -27,9 +27,11 @@ enum Rule {
     AtMost(u32),
     /// An amount of memory up to this many kilobytes.
     Memory(u64),
+    /// Schemas, but for the session's own temporary one.
+    Path,
 }
 
-use Rule::{Any, ApplicationName, AtMost, Memory, On, ReadOnly, Utf8};
+use Rule::{Any, ApplicationName, AtMost, Memory, On, Path, ReadOnly, Utf8};
 
 const FORMAT: &str = "how values are written";
 const PLANNER: &str = "which plan is taken, never what it may do";
@@ -87,7 +89,7 @@ const ALLOWED: &[(&str, Rule, &str)] = &[
     ("recursive_worktable_factor", Any, PLANNER),
     ("restrict_nonsystem_relation_kind", Any, DUMP),
     ("row_security", Any, "off makes a filtered query fail, it never lifts the filter; pg_dump sets it"),
-    ("search_path", Any, "where names are looked up; functions are judged in every schema"),
+    ("search_path", Path, "where names are looked up; functions are judged in every schema"),
     ("seq_page_cost", Any, PLANNER),
     ("standard_conforming_strings", On, "drivers set it; off would change what is a string"),
     ("statement_timeout", Any, WAITS),
@@ -147,6 +149,16 @@ fn kilobytes(value: &str) -> Option<u64> {
     }
 }
 
+/// May a name of this list be `pg_temp`? Where it comes first of those that there are, asking for the current schema
+/// makes it: rows of `pg_namespace` and a transaction id, in a read-only transaction too.
+fn names_temporary(path: &str) -> bool {
+    // A comma inside of quotes parts a name here that is one to the server: then more is refused.
+    path.split(',').any(|name| {
+        let plain = |letter: char| letter == '"' || letter.is_ascii_whitespace() || letter == '\x0b';
+        name.trim_matches(plain).eq_ignore_ascii_case("pg_temp")
+    })
+}
+
 /// Encodings by name, as `pg_char_to_encoding` compares them: letters and digits only.
 fn is_utf8(value: &str) -> bool {
     let plain: String =
@@ -174,6 +186,12 @@ pub fn judge_setting(name: &str, value: &str) -> Result<Setting, Refusal> {
         }
         ReadOnly if is_true(value) => "on".to_owned(),
         ReadOnly => return Err(Refusal::mode()),
+        Path if names_temporary(value) => {
+            return Err(Refusal::setting(&name).because(
+                "With pg_temp on it, current_schema() makes the schema of the session's temporary objects, which is a write.",
+            ));
+        }
+        Path => value.to_owned(),
         AtMost(most) if value.trim_ascii().parse::<f64>().is_ok_and(|value| value <= f64::from(most)) => {
             value.to_owned()
         }
@@ -329,7 +347,7 @@ fn judge_value(name: &str, value: &Expr, walk: &Walk<'_>) -> Result<(), Refusal>
             Err(Refusal::setting(&lower).because("It can be set with SET application_name only."))
         }
         Some(Any) => walk.expr(value),
-        Some(Utf8 | On | ReadOnly | AtMost(_) | Memory(_)) | None => {
+        Some(Utf8 | On | ReadOnly | AtMost(_) | Memory(_) | Path) | None => {
             let Some(value) = constant(value) else {
                 return Err(Refusal::setting(&lower).because(SHAPES));
             };
@@ -437,6 +455,24 @@ mod tests {
         assert!(judge_setting("hash_mem_multiplier", "2.5").is_ok());
         for value in ["8.01", "1e9", "inf", "nan", "x", ""] {
             assert!(judge_setting("hash_mem_multiplier", value).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_temporary_schema_is_on_no_search_path() {
+        for path in [
+            "pg_temp",
+            "PG_Temp",
+            "\"pg_temp\"",
+            "nowhere, pg_temp",
+            "\"$user\",\x0bpg_temp\t",
+            " \"pg_temp\" ,public",
+            "public, pg_temp",
+        ] {
+            assert!(judge_setting("Search_Path", path).is_err(), "{path}");
+        }
+        for path in ["", "\"$user\", public", "pg_temperature", "my_pg_temp, pg_catalog"] {
+            assert!(judge_setting("search_path", path).is_ok(), "{path}");
         }
     }
 

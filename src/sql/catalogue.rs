@@ -173,12 +173,14 @@ pub struct Catalogue {
     symbols: HashSet<Box<str>>,
     /// By symbol, those that are not harmless.
     operators: HashMap<Box<str>, Vec<JudgedOperator>>,
+    /// The symbols of operators that may make a value of an operand's type out of a constant.
+    mixing: HashSet<Box<str>>,
     /// By name, those that are not read just so.
     relations: HashMap<Box<str>, Vec<Relation>>,
     /// What any statement may run that is not harmless.
     anywhere: Option<Box<str>>,
     types: HashMap<Box<str>, Vec<Type>>,
-    /// Names of the types that are not the server's own, by OID.
+    /// Names of the types that are not the server's own or run something, by OID.
     type_names: HashMap<u32, (Box<str>, Box<str>)>,
     /// Is anything that an attribute may mean both harmful and called by letters beyond ASCII?
     harmful_letters: bool,
@@ -194,6 +196,7 @@ pub struct Builder {
     symbols: BTreeSet<String>,
     operators: Vec<OperatorRow>,
     judged_operators: Vec<JudgedOperator>,
+    mixing: HashSet<Box<str>>,
     types: Vec<TypeRow>,
     /// Of the types at the same places, what the graph says.
     carriers: HashMap<usize, (Carried, Option<(Carried, Box<str>)>)>,
@@ -215,6 +218,11 @@ impl Builder {
         if !self.symbols.contains(symbol) {
             self.symbols.insert(symbol.to_owned());
         }
+    }
+
+    /// An operator that may make a value of an operand's type out of a constant.
+    pub(crate) fn mixing(&mut self, symbol: &str) {
+        self.mixing.insert(symbol.into());
     }
 
     pub fn judged_operator(&mut self, row: JudgedOperator) {
@@ -248,7 +256,8 @@ impl Builder {
 
     pub fn build(self) -> Catalogue {
         let symbols = self.symbols.into_iter().map(Into::into).collect();
-        let mut catalogue = Catalogue { anywhere: self.anywhere, symbols, ..Catalogue::default() };
+        let mixing = self.mixing;
+        let mut catalogue = Catalogue { anywhere: self.anywhere, symbols, mixing, ..Catalogue::default() };
         let known = Known::embedded();
         for (row, judged) in self.functions {
             catalogue.add_function(row, judged, &known);
@@ -295,10 +304,11 @@ impl Builder {
                     .map(|check| check.as_str().into())
                     .collect(),
             };
-            let harmful = r#type.volatile_function.is_some() || !r#type.checks.is_empty();
+            let runs = r#type.volatile_function.is_some();
+            let harmful = runs || !r#type.checks.is_empty();
             catalogue.harmful_letters |= harmful && !row.name.is_ascii();
             catalogue.types.entry(row.name.as_str().into()).or_default().push(r#type);
-            if row.oid >= FIRST_NORMAL_OID {
+            if row.oid >= FIRST_NORMAL_OID || runs {
                 let name = (row.schema.as_str().into(), row.name.as_str().into());
                 catalogue.type_names.insert(row.oid, name);
             }
@@ -398,18 +408,23 @@ impl Catalogue {
         self.types.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Schema and name of a type by its OID: `Some(None)` for the server's own, whose making runs nothing
+    /// Schema and name of a type by its OID: `Some(None)` for one of the server's own whose making runs nothing
     /// that a schema defines; `None` for one that is not known.
     pub fn type_name(&self, oid: u32) -> Option<Option<(&str, &str)>> {
-        if oid < FIRST_NORMAL_OID {
-            return Some(None);
+        match self.type_names.get(&oid) {
+            Some((schema, name)) => Some(Some((schema, name))),
+            None => (oid < FIRST_NORMAL_OID).then_some(None),
         }
-        self.type_names.get(&oid).map(|(schema, name)| Some((&**schema, &**name)))
     }
 
     /// Is there an operator of this symbol, in any schema?
     pub fn knows_operator(&self, symbol: &str) -> bool {
         self.symbols.contains(symbol)
+    }
+
+    /// May an operator of this symbol, in a schema of its own, make a value of an operand's type out of a constant?
+    pub fn mixes(&self, symbol: &str) -> bool {
+        self.mixing.contains(symbol)
     }
 
     /// The operators of this symbol that are not harmless, in any schema.

@@ -139,12 +139,32 @@ pub const SORTED: &[Oid] = &[
     16, 17, 18, 19, 20, 21, 23, 25, 26, 27, 700, 701, 774, 829, 869, 1042, 1082, 1083, 1114, 1184, 1186,
     1266, 1700, 2950, 3220, 3802,
 ];
+/// Functions of the server's own that read a type, with its modifiers, out of a text.
+const READS_TYPES: &[&str] = &[
+    "has_function_privilege",
+    "has_type_privilege",
+    "pg_get_object_address",
+    "regoperatorin",
+    "regprocedurein",
+    "regtypein",
+    "to_regoperator",
+    "to_regprocedure",
+    "to_regtype",
+    "to_regtypemod",
+];
+/// `regprocedure`, `regoperator` and `regtype`: making one reads such a text.
+const READ_AS_TYPES: &[Oid] = &[2202, 2204, 2206];
 const INTERNAL: Oid = 2281;
 const RECORD: Oid = 2249;
 const TEXT: Oid = 25;
 
 fn own(oid: Oid) -> bool {
     oid >= FIRST_NORMAL_OID
+}
+
+/// Does a call of it read the name of any type out of a text?
+fn reads_types(function: &Function) -> bool {
+    function.schema == "pg_catalog" && READS_TYPES.contains(&function.name.as_str())
 }
 
 /// Of two types without both of which a thing cannot run, the one whose values are rarer; `None` when both
@@ -300,7 +320,15 @@ impl<'r> Graph<'r> {
                 self.edge(hold, Node::Call(*writer));
             }
             if own(row.modifiers) {
-                self.edge(name, Node::Call(row.modifiers));
+                let call = Node::Call(row.modifiers);
+                self.edge(name, call);
+                for kind in READ_AS_TYPES {
+                    self.edge(Node::Make(*kind), call);
+                    self.edge(Node::Hold(*kind), call);
+                }
+                for reader in rows.functions.iter().filter(|row| reads_types(row)) {
+                    self.edge(Node::Call(reader.oid), call);
+                }
             }
             for part in row.attributes.iter().chain([&row.element, &row.base]).filter(|part| **part != 0) {
                 self.part(oid, *part);
@@ -336,7 +364,9 @@ impl<'r> Graph<'r> {
         for row in &rows.casts {
             // Such a value may be sorted and compared as one of the other type; all else that may mean the other type
             // has it among its own.
-            if row.binary && row.implicit && !SORTED.contains(&row.source) {
+            // Those of names of the server's own things are sorted and compared as OIDs.
+            let names = READ_AS_TYPES.contains(&row.target);
+            if row.binary && row.implicit && !names && !SORTED.contains(&row.source) {
                 self.edge(Node::Hold(row.source), Node::Hold(row.target));
             }
             if row.function == 0 {
@@ -558,6 +588,10 @@ impl<'r> Graph<'r> {
         }
         for row in &self.rows.operators {
             builder.symbol(&row.symbol);
+            let mixes = |oid| self.functions.get(oid).is_some_and(|function| Self::mixes(function));
+            if own(row.oid) && mixes(&row.function) {
+                builder.mixing(&row.symbol);
+            }
             if let Some(why) = text(Node::Use(row.oid)) {
                 builder.judged_operator(JudgedOperator {
                     symbol: row.symbol.as_str().into(),
