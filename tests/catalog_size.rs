@@ -81,7 +81,7 @@ fn memory_is_linear_in_what_is_kept() {
             memory("VmHWM") >> 20,
             copied >> 20,
         );
-        assert_eq!((picture.tables.len(), &again == &picture), (tables, true));
+        assert_eq!((picture.tables.len(), again == picture), (tables, true));
         assert!(each < limit, "{what}: {each} bytes a column");
         assert!(copied < 200 * tables + (1 << 20), "pictures share their columns: {copied}");
         kept.push((picture, again));
