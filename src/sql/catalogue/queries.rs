@@ -10,9 +10,10 @@ pub const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LO
 
 /// One number for all rows that the others read; the same number means that nothing has changed.
 ///
-/// A changed row has another `xmin`, frozen ones included.
+/// A changed row has another `xmin`, frozen ones included. The sums are ordered, since workers of a parallel plan bring
+/// them in as they finish.
 pub const PROBE: &str = "
-SELECT pg_catalog.current_setting('server_version_num') || pg_catalog.string_agg(s.counted, ' ')
+SELECT pg_catalog.current_setting('server_version_num') || pg_catalog.string_agg(s.counted, ' ' ORDER BY s.counted)
   FROM (
     SELECT count(*) || ':' || coalesce(sum(hashint8extended((oid::bigint << 32) | xmin::text::bigint, 0)), 0)
       FROM pg_catalog.pg_proc
