@@ -5,8 +5,10 @@
 //! alone, so that nothing in the source can stand in for what they name. They only select rows: what
 //! these mean is decided by [`super::graph`].
 
-/// Opens the transaction in which the others run.
-pub const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog";
+/// Opens the transaction in which the others run. Rows are read between its queries, which the source must not take for
+/// idleness; the caller bounds the load as a whole.
+pub const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = pg_catalog; \
+                         SET LOCAL idle_in_transaction_session_timeout = 0";
 
 /// One number for all rows that the others read; the same number means that nothing has changed.
 ///
