@@ -23,6 +23,8 @@ use crate::sync::planner::Rules;
 use crate::sync::publisher::AnyPublisher;
 use crate::sync::{Loop, Parts, Schedule, Trail};
 
+/// How much the loop's thread stands back (`nice`).
+const NICE: i32 = 15;
 /// How long a loop that was told to stop is waited for: a run's own grace, and a little.
 const STOP: Duration = Duration::from_secs(8);
 
@@ -94,6 +96,10 @@ impl PolicyLoop {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name("sync".to_owned()).spawn(move || {
+            // Of this thread and those that it starts alone: where cores are few, sessions come first.
+            if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+                tracing::debug!(%error, "the sync loop's thread keeps its priority");
+            }
             runtime.block_on(async {
                 match lease {
                     Some(lease) => drop(tokio::join!(it.run(), lease.run(stop_lease))),
