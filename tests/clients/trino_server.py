@@ -156,6 +156,11 @@ class TrinoSession:
         answer, rows, end = self.begin(sql), [], time.monotonic() + self.patience
         while True:
             if "error" in answer:
+                # A server that has just started may not have found itself yet: nothing has run then.
+                if answer["error"].get("errorName") == "NO_NODES_AVAILABLE" and time.monotonic() < end:
+                    time.sleep(0.2)
+                    answer, rows = self.begin(sql), []
+                    continue
                 raise QueryFailed(answer["error"], self.query)
             rows += answer.get("data", [])
             if "nextUri" not in answer:
