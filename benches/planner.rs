@@ -37,6 +37,7 @@ fn picture() -> Picture {
         schema: format!("schema_{}", at / TABLES).into(),
         name: format!("table_{}", at % TABLES).into(),
         columns: (0..COLUMNS).map(column).collect(),
+        changed_at: None,
     };
     Picture { tables: (0..SCHEMAS * TABLES).map(table).collect(), ..Picture::default() }
 }

@@ -148,6 +148,7 @@ fn picture() -> impl Strategy<Value = Picture> {
             schema: schema.into(),
             name: name.into(),
             columns: columns.into(),
+            changed_at: None,
         },
     );
     prop::collection::vec(table, 0..12).prop_map(|tables| Picture { tables, ..Picture::default() })

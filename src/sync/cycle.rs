@@ -3,6 +3,7 @@
 //! Invariant: what is about to change the document is on the disk, as an intent and as a revision, before it does;
 //! whatever fails on the way leaves the document that was in force. The plan decides, and nothing here does.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,10 +11,10 @@ use rand::RngCore;
 
 use super::catalog::{Catalog, CatalogError, Hint, Picture};
 use super::decide::{Decided, backwards, flaw, masked_columns, masked_tables, plan_id, subjects};
-use super::handle::{Cause, Report, RunError};
+use super::handle::{Cause, PublishedDocument, Report, RunError};
 use super::history::{self, History, Memory, New, Reason, Revision, State};
 use super::planner::safety::{Unmasking, hold_back};
-use super::planner::{Rules, apply, plan};
+use super::planner::{Change, Plan, Rules, apply, plan};
 use super::publisher::{PublishError, Published, Publisher};
 use super::trail::Trail;
 use crate::audit::event::{Actor, Event, Outcome, PolicyRun, SYSTEM, What};
@@ -83,7 +84,7 @@ enum Goal {
 
 /// The steps of one attempt to bring a plan into force.
 enum Attempt {
-    Published(u64),
+    Published(u64, PublishedDocument),
     /// Nothing to publish.
     Nothing,
     Conflict,
@@ -242,8 +243,8 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
                     pause *= 2;
                     tokio::time::sleep(pause_now).await;
                 }
-                Ok((decided, Attempt::Published(revision))) => {
-                    return self.finish(decided, Some(revision), word, run, began, intent).await;
+                Ok((decided, Attempt::Published(revision, document))) => {
+                    return self.finish(decided, Some((revision, document)), word, run, began, intent).await;
                 }
                 Ok((decided, Attempt::Nothing)) => {
                     return self.finish(decided, None, word, run, began, intent).await;
@@ -313,15 +314,20 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
             document: &after,
         };
         let number = parts.history.add(new, State::Pending).map_err(document)?;
+        let landed = PublishedDocument {
+            content: history::content(&after.to_text()),
+            changed_at: match goal {
+                Goal::Picture(picture) => changed_at(picture, &decided.now),
+                Goal::Revision(..) => None,
+            },
+        };
         let settled = match parts.publisher.publish(&version, &after).await {
-            Ok(_) => Ok((State::Published, Attempt::Published(number))),
+            Ok(_) => Ok((State::Published, Attempt::Published(number, landed))),
             Err(PublishError::Conflict) => Ok((State::Discarded, Attempt::Conflict)),
             // It may have come through all the same.
             Err(error) => match parts.publisher.read().await {
-                Ok(now)
-                    if history::content(&now.document.to_text()) == history::content(&after.to_text()) =>
-                {
-                    Ok((State::Published, Attempt::Published(number)))
+                Ok(now) if history::content(&now.document.to_text()) == landed.content => {
+                    Ok((State::Published, Attempt::Published(number, landed)))
                 }
                 _ => Err(publishing(error)),
             },
@@ -387,7 +393,7 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
     async fn finish(
         &mut self,
         decided: Decided,
-        revision: Option<u64>,
+        published: Option<(u64, PublishedDocument)>,
         word: &Word,
         run: &Arc<str>,
         began: (SystemTime, Instant),
@@ -406,6 +412,7 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
             }
         }
         let Decided { whole, now, waiting, held, id, .. } = decided;
+        let (revision, published) = published.unzip();
         let report = Report {
             dry_run: word.dry_run,
             began: began.0,
@@ -418,6 +425,7 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
             waiting,
             held,
             revision,
+            published,
         };
         Ok(Done { report, flaw })
     }
@@ -510,6 +518,20 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
             }),
         }
     }
+}
+
+/// When the catalog last changed one of the tables that a plan is about.
+fn changed_at(picture: &Picture, plan: &Plan) -> Option<SystemTime> {
+    let touched: HashSet<(&str, &str, &str)> = plan
+        .changes
+        .iter()
+        .map(|Change { column, .. }| (&*column.catalog, &*column.schema, &*column.table))
+        .collect();
+    let of_plan = picture
+        .tables
+        .iter()
+        .filter(|table| touched.contains(&(&*table.catalog, &*table.schema, &*table.name)));
+    of_plan.filter_map(|table| table.changed_at).max()
 }
 
 /// Who asked, as the audit trail names them.

@@ -7,12 +7,10 @@ use std::io::{self, Write};
 use std::path::Path;
 
 /// Writes `bytes` into a file beside `path`, named `beside`, and gives it the name `path` once it is on the disk.
-pub(super) fn replace(
-    path: &Path,
-    beside: &Path,
-    bytes: &[u8],
-    permissions: Option<Permissions>,
-) -> io::Result<()> {
+///
+/// # Errors
+/// The disk's; `path` is then what it was.
+pub fn replace(path: &Path, beside: &Path, bytes: &[u8], permissions: Option<Permissions>) -> io::Result<()> {
     let mut file = File::create(beside)?;
     if let Some(permissions) = permissions {
         file.set_permissions(permissions)?;

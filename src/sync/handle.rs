@@ -61,6 +61,18 @@ pub struct Report {
     pub held: Vec<Held>,
     /// The revision that was published; `None`: there was nothing to publish.
     pub revision: Option<u64>,
+    /// What was published.
+    pub published: Option<PublishedDocument>,
+}
+
+/// A document that the loop published, for whoever follows it to where it is enforced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedDocument {
+    /// As the history and [`crate::document::Snapshot::version`] call it.
+    pub content: Arc<str>,
+    /// When the catalog last changed one of the tables whose masks changed, by the catalog's clock; `None`: it did not
+    /// say, or nothing of its led to it.
+    pub changed_at: Option<SystemTime>,
 }
 
 /// Why a run did not do what it should: the causes that people can do something about.
@@ -125,6 +137,9 @@ pub struct SyncStatus {
     pub rolled_back_to: Option<u64>,
     /// The newest revision in the history.
     pub revision: Option<u64>,
+    /// What the last run published that published anything; shown with its enforcement.
+    #[serde(skip)]
+    pub published: Option<PublishedDocument>,
 }
 
 fn rfc3339<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -6,7 +6,7 @@
 pub mod catalog;
 mod cycle;
 mod decide;
-mod disk;
+pub mod disk;
 pub mod handle;
 pub mod history;
 mod kubernetes;

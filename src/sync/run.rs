@@ -439,6 +439,9 @@ impl Told<'_> {
                     status.subjects_affected = report.subjects_affected;
                     status.waiting = report.waiting.len() as u64;
                     status.held = report.held.len() as u64;
+                    if report.published.is_some() {
+                        status.published = report.published.clone();
+                    }
                     status.plan_id = (!report.waiting.is_empty()).then(|| Arc::clone(&report.plan_id));
                 }
                 Err(_) => {

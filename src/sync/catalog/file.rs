@@ -61,18 +61,24 @@ impl Catalog for FileCatalog {
 fn picture(path: &Path, before: usize) -> std::result::Result<Picture, CatalogError> {
     let shown = path.display();
     let unreachable = |error: std::io::Error| CatalogError::Unreachable(format!("{shown}: {error}"));
+    let metadata = std::fs::metadata(path).map_err(unreachable)?;
     // A pipe would hang.
-    if !std::fs::metadata(path).map_err(unreachable)?.is_file() {
+    if !metadata.is_file() {
         return Err(CatalogError::Unreachable(format!("{shown} is not a regular file")));
     }
     let mut text = String::new();
     let limit = FILE_LIMIT as u64 + 1;
     File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text)).map_err(unreachable)?;
-    let picture = parse(&text).map_err(|error| CatalogError::NotWhole(format!("{shown} {error}")))?;
+    let mut picture = parse(&text).map_err(|error| CatalogError::NotWhole(format!("{shown} {error}")))?;
     if picture.tables.is_empty() && before > 0 {
         return Err(CatalogError::NotWhole(format!(
             "{shown} names no table at all where there were {before}; to take every mask away, leave the tables without tags"
         )));
+    }
+    // Which of its tables changed then, nobody knows.
+    let changed_at = metadata.modified().ok();
+    for table in &mut picture.tables {
+        table.changed_at = changed_at;
     }
     Ok(picture)
 }
@@ -117,6 +123,7 @@ pub fn parse(text: &str) -> Result<Picture> {
                                 schema: schema.into(),
                                 name: name.into(),
                                 columns: self::columns(columns, &path)?.into(),
+                                changed_at: None,
                             });
                         }
                     }

@@ -8,6 +8,7 @@ pub mod openmetadata;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::config::CatalogSection;
 use crate::document::OneLine;
@@ -134,6 +135,8 @@ pub struct Table {
     pub name: Arc<str>,
     /// Shared by the pictures that follow each other: a push changes one table and keeps the rest.
     pub columns: Arc<[Column]>,
+    /// When it was last changed in the catalog, by the catalog's own clock, if it says so.
+    pub changed_at: Option<SystemTime>,
 }
 
 /// One column; those inside of it are its children.

@@ -10,6 +10,7 @@ mod names;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -98,6 +99,9 @@ struct TableAnswer {
     #[serde(default)]
     deleted: bool,
     columns: Option<Vec<ColumnAnswer>>,
+    /// Milliseconds since 1970.
+    #[serde(default)]
+    updated_at: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -279,7 +283,7 @@ impl Reading {
     }
 
     fn of_answer(&self, answer: TableAnswer, names: &mut Names) -> Result<Option<Table>, PictureError> {
-        let TableAnswer { fully_qualified_name: full, columns, .. } = answer;
+        let TableAnswer { fully_qualified_name: full, columns, updated_at, .. } = answer;
         let place = self.place(&full).map_err(|error| PictureError::Name { name: short(&full), error })?;
         let Some((catalog, schema, name)) = place else { return Ok(None) };
         let columns = columns.ok_or_else(|| PictureError::NotAsked(short(&full)))?;
@@ -287,7 +291,16 @@ impl Reading {
             Failed::NotAsked(column) => PictureError::NotAsked(format!("{}, column {column}", short(&full))),
             Failed::TooMuch => PictureError::TooMuch,
         })?;
-        Ok(Some(Table { catalog, schema: names.shared(&schema), name: name.into(), columns: columns.into() }))
+        // A time that no clock shows is none.
+        let changed_at =
+            updated_at.and_then(|updated| SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(updated)));
+        Ok(Some(Table {
+            catalog,
+            schema: names.shared(&schema),
+            name: name.into(),
+            columns: columns.into(),
+            changed_at,
+        }))
     }
 
     /// As deep as the JSON reader goes.
