@@ -13,10 +13,12 @@ use std::process::Command;
 use std::sync::Arc;
 
 use fedgate::document::{Document, Policy};
-use fedgate::policy::bundle::{Bundle, BundleError};
+use fedgate::policy::bundle::{Bundle, BundleError, Packing};
 use fedgate::policy::{MaskKey, Settings, expression, library};
 use naive::{Identity, Naive};
 use serde_json::{Map, Value, json};
+
+const WITH_TRINO: Packing<'static> = Packing { thin: true, signer: None };
 
 fn here(path: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy").join(path)
@@ -197,7 +199,7 @@ fn cases() -> Vec<Value> {
 fn cases_pass_and_cover_every_line() {
     let opa = opa::program();
     let folder = tempfile::tempdir().unwrap();
-    let bundle = Bundle::build(document().policy(), &settings(), true).unwrap();
+    let bundle = Bundle::build(document().policy(), &settings(), WITH_TRINO).unwrap();
     opa::unpack(&bundle.bytes, folder.path());
     std::fs::remove_file(folder.path().join(".manifest")).unwrap();
     let cases = cases();
@@ -230,7 +232,7 @@ fn cases_pass_and_cover_every_line() {
 
 #[test]
 fn a_bundle_is_one_that_opa_takes() {
-    let bundle = Bundle::build(document().policy(), &settings(), true).unwrap();
+    let bundle = Bundle::build(document().policy(), &settings(), WITH_TRINO).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fedgate.tar.gz");
     std::fs::write(&path, &bundle.bytes).unwrap();
@@ -249,7 +251,7 @@ fn a_bundle_is_one_that_opa_takes() {
 #[test]
 fn equal_content_is_equal_bytes() {
     let build = |document: &Document, settings: &Settings, thin| {
-        Bundle::build(document.policy(), settings, thin).unwrap()
+        Bundle::build(document.policy(), settings, Packing { thin, signer: None }).unwrap()
     };
     let document = document();
     let first = build(&document, &settings(), true);
@@ -269,7 +271,7 @@ fn a_source_whose_name_is_no_path_makes_no_bundle() {
     for name in ["a/b", "..", "", "a b"] {
         let text = json!({"version": 1, "sources": {name: {"catalog": "c"}}}).to_string();
         let document = Document::parse(text.as_bytes()).unwrap();
-        let result = Bundle::build(document.policy(), &Settings::default(), true);
+        let result = Bundle::build(document.policy(), &Settings::default(), WITH_TRINO);
         assert_eq!(result, Err(BundleError::SourceName(name.to_owned())));
     }
 }
@@ -343,7 +345,8 @@ fn a_document_that_trino_could_not_evaluate_makes_no_bundle() {
             {"catalog": "c", "schema": "s", "table": "t", "expression": {"trino": "true; DROP TABLE x"}}]}},
     });
     let document = Document::parse(text.to_string().as_bytes()).unwrap();
-    let Err(BundleError::Expressions(findings)) = Bundle::build(document.policy(), &settings(), true) else {
+    let Err(BundleError::Expressions(findings)) = Bundle::build(document.policy(), &settings(), WITH_TRINO)
+    else {
         panic!("it made a bundle");
     };
     let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
@@ -462,7 +465,7 @@ fn file(folder: &Path, path: &str) -> String {
 fn opa_answers_as_the_document_means() {
     let settings = Settings { admin_subjects: ["admin".into()].into(), ..Settings::default() };
     let folder = tempfile::tempdir().unwrap();
-    let empty = Bundle::build(&Policy::default(), &settings, true).unwrap();
+    let empty = Bundle::build(&Policy::default(), &settings, WITH_TRINO).unwrap();
     opa::unpack(&empty.bytes, folder.path());
     let (ours, thin) = (folder.path().join("fedgate"), folder.path().join("trino"));
     std::fs::remove_dir_all(ours.join("policy")).unwrap();
@@ -473,7 +476,7 @@ fn opa_answers_as_the_document_means() {
     for seed in 1..=documents {
         let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let document = Document::parse(made(&mut dice).to_string().as_bytes()).unwrap();
-        let bundle = Bundle::build(document.policy(), &settings, true).unwrap();
+        let bundle = Bundle::build(document.policy(), &settings, WITH_TRINO).unwrap();
         let folder = tempfile::tempdir().unwrap();
         opa::unpack(&bundle.bytes, folder.path());
         server.put("fedgate/policy", &file(folder.path(), "fedgate/policy/data.json"));

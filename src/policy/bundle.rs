@@ -6,15 +6,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
+use bytes::Bytes;
+use flate2::read::GzDecoder;
 use flate2::{Compression, GzBuilder};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Settings;
 use super::data::data;
 use super::expression::{self, Finding};
+use super::probe::Question;
+use super::sign::Signer;
 use crate::document::Policy;
 
 /// The packages under `data.fedgate`.
@@ -27,14 +31,31 @@ pub const OURS: &[(&str, &str)] = &[
 /// `package trino`, where Trino asks.
 pub const THIN: (&str, &str) = ("trino/trino.rego", include_str!("trino/trino.rego"));
 
-/// A bundle and what names it.
+/// Bytes that a kept bundle may unpack to.
+const UNPACKED_LIMIT: u64 = 1 << 30;
+/// Questions that go with a bundle, at most.
+const QUESTIONS: usize = 64;
+const MANIFEST: &str = ".manifest";
+const SIGNATURES: &str = ".signatures.json";
+
+/// A bundle and what names it; cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bundle {
     /// The hash of everything that counts, in hexadecimal; OPA reports it as `active_revision`.
     pub revision: String,
     /// A strong ETag, quotes included.
     pub etag: String,
-    pub bytes: Vec<u8>,
+    pub bytes: Bytes,
+    /// What can be asked of an OPA that enforces it; none for one that was kept.
+    pub questions: Vec<Question>,
+}
+
+/// How a bundle is packed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Packing<'p> {
+    /// Take `package trino` along.
+    pub thin: bool,
+    pub signer: Option<&'p Signer>,
 }
 
 /// Why there is no bundle.
@@ -49,6 +70,8 @@ pub enum BundleError {
     SourceName(String),
     #[error("the bundle could not be packed: {0}")]
     Pack(String),
+    #[error("the kept bundle is damaged: {0}")]
+    Kept(String),
 }
 
 fn list(findings: &[Finding]) -> String {
@@ -62,18 +85,23 @@ struct Manifest<'m> {
     rego_version: u8,
 }
 
+#[derive(Deserialize)]
+struct KeptManifest {
+    revision: String,
+}
+
 #[derive(Serialize)]
 struct Marker {
     read_only: bool,
 }
 
 impl Bundle {
-    /// Checks a document and packs it; `thin` takes `package trino` along.
+    /// Checks a document and packs it.
     ///
     /// # Errors
-    /// An expression that Trino could not evaluate, a source whose name is no path, or data that cannot be
-    /// written as JSON.
-    pub fn build(policy: &Policy, settings: &Settings, thin: bool) -> Result<Self, BundleError> {
+    /// An expression that Trino could not evaluate, a source whose name is no path, data that cannot be
+    /// written as JSON, or a key that signs nothing.
+    pub fn build(policy: &Policy, settings: &Settings, packing: Packing<'_>) -> Result<Self, BundleError> {
         let findings = expression::check(policy);
         if !findings.is_empty() {
             return Err(BundleError::Expressions(findings));
@@ -83,11 +111,14 @@ impl Bundle {
         for (path, text) in OURS {
             files.insert((*path).to_owned(), text.as_bytes().to_vec());
         }
-        if thin {
+        if packing.thin {
             roots.push("trino".to_owned());
             files.insert(THIN.0.to_owned(), THIN.1.as_bytes().to_vec());
         }
-        files.insert("fedgate/policy/data.json".to_owned(), json(&data(policy, settings))?);
+        let data = data(policy, settings);
+        files.insert("fedgate/policy/data.json".to_owned(), json(&data)?);
+        let questions = data.questions(QUESTIONS);
+        drop(data);
         for (name, source) in &policy.sources {
             if !is_path(name) {
                 return Err(BundleError::SourceName(name.clone()));
@@ -98,9 +129,40 @@ impl Bundle {
         }
         let revision = revision(&files);
         let manifest = json(&Manifest { revision: &revision, roots: &roots, rego_version: 1 })?;
-        let bytes = pack(&manifest, &files).map_err(|error| BundleError::Pack(error.to_string()))?;
-        let etag = format!("\"{}\"", hex(&Sha256::digest(&bytes)));
-        Ok(Self { revision, etag, bytes })
+        let all = || {
+            let files = files.iter().map(|(path, content)| (path.as_str(), content.as_slice()));
+            std::iter::once((MANIFEST, manifest.as_slice())).chain(files)
+        };
+        let signatures = packing.signer.map(|signer| signer.sign(all())).transpose()?;
+        let signatures = signatures.iter().map(|content| (SIGNATURES, content.as_slice()));
+        let bytes = pack(signatures.chain(all())).map_err(|error| BundleError::Pack(error.to_string()))?;
+        Ok(Self { revision, etag: etag(&bytes), bytes: bytes.into(), questions })
+    }
+
+    /// A bundle that was kept, if it is still what it was.
+    ///
+    /// # Errors
+    /// It is no bundle, or its content is not that of its revision.
+    pub fn kept(bytes: Vec<u8>) -> Result<Self, BundleError> {
+        let damaged = |error: std::io::Error| BundleError::Kept(error.to_string());
+        let mut archive = tar::Archive::new(GzDecoder::new(bytes.as_slice()).take(UNPACKED_LIMIT));
+        let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+        for entry in archive.entries().map_err(damaged)? {
+            let mut entry = entry.map_err(damaged)?;
+            let path = entry.path().map_err(damaged)?.to_string_lossy().into_owned();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).map_err(damaged)?;
+            files.insert(path, content);
+        }
+        files.remove(SIGNATURES);
+        let manifest =
+            files.remove(MANIFEST).ok_or_else(|| BundleError::Kept("it has no manifest".to_owned()))?;
+        let KeptManifest { revision: claimed } =
+            serde_json::from_slice(&manifest).map_err(|error| BundleError::Kept(error.to_string()))?;
+        if claimed != revision(&files) {
+            return Err(BundleError::Kept("its files are not those of its revision".to_owned()));
+        }
+        Ok(Self { revision: claimed, etag: etag(&bytes), bytes: bytes.into(), questions: Vec::new() })
     }
 }
 
@@ -127,7 +189,12 @@ fn revision(files: &BTreeMap<String, Vec<u8>>) -> String {
     hex(&hash.finalize())
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The one that RFC 9110 calls strong: other bytes, another one.
+fn etag(bytes: &[u8]) -> String {
+    format!("\"{}\"", hex(&Sha256::digest(bytes)))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         // Writing to a string has no way to fail.
         let _ = write!(text, "{byte:02x}");
@@ -135,11 +202,10 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn pack(manifest: &[u8], files: &BTreeMap<String, Vec<u8>>) -> std::io::Result<Vec<u8>> {
+fn pack<'f>(files: impl Iterator<Item = (&'f str, &'f [u8])>) -> std::io::Result<Vec<u8>> {
     let gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::default());
     let mut archive = tar::Builder::new(gzip);
-    let manifest = std::iter::once((".manifest", manifest));
-    for (path, content) in manifest.chain(files.iter().map(|(path, content)| (path.as_str(), &**content))) {
+    for (path, content) in files {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Regular);
         header.set_mode(0o644);

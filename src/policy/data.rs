@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::probe::Question;
 use super::scopes::{Keys, Scopes};
 use super::{Settings, library};
 use crate::document::{Mask, MaskEntry, Policy, Subject, SubjectKind};
@@ -96,6 +97,59 @@ struct SubjectData {
     scopes: Scopes,
     /// Catalogs in which something is masked or filtered for it: by an entry of its `own`, or by `default`.
     veiled: BTreeMap<String, &'static str>,
+}
+
+impl Data {
+    /// At most `count` masked columns, spread over the document, with what a `varchar` among them looks like to
+    /// whoever is nobody.
+    pub fn questions(&self, count: usize) -> Vec<Question> {
+        let masked = || {
+            self.tables.iter().flat_map(|(catalog, schemas)| {
+                schemas.iter().flat_map(move |(schema, tables)| {
+                    tables.iter().flat_map(move |(table, data)| {
+                        data.columns.iter().filter_map(move |(column, shape)| {
+                            let mask = self.masks.get(self.shapes.get(*shape)?.any)?;
+                            (!mask.shows).then_some((catalog, schema, table, column, mask))
+                        })
+                    })
+                })
+            })
+        };
+        let step = masked().count().div_ceil(count.max(1)).max(1);
+        masked()
+            .step_by(step)
+            .map(|(catalog, schema, table, column, mask)| Question {
+                catalog: catalog.clone(),
+                schema: schema.clone(),
+                table: table.clone(),
+                column: column.clone(),
+                want: varchar(&mask.trino, column),
+            })
+            .collect()
+    }
+}
+
+/// A mask over a column of type `varchar`.
+fn varchar(mask: &str, column: &str) -> String {
+    let quoted = format!("\"{}\"", column.replace('"', "\"\""));
+    let mut text = String::with_capacity(mask.len() + quoted.len());
+    let mut rest = mask;
+    // In one pass: a column may be called {type}.
+    while let Some((before, placeholder)) = rest.find('{').map(|at| rest.split_at(at)) {
+        text.push_str(before);
+        rest = if let Some(rest) = placeholder.strip_prefix(COLUMN) {
+            text.push_str(&quoted);
+            rest
+        } else if let Some(rest) = placeholder.strip_prefix("{type}") {
+            text.push_str("varchar");
+            rest
+        } else {
+            text.push('{');
+            placeholder.strip_prefix('{').unwrap_or_default()
+        };
+    }
+    text.push_str(rest);
+    text
 }
 
 /// What entries say about one column while they are gathered.

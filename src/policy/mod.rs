@@ -1,4 +1,5 @@
-//! The policy document as what Trino's OPA enforces: masks, row filters, scopes and the write guard.
+//! The policy document as what Trino's OPA enforces: masks, row filters, scopes and the write guard; and the proof that
+//! OPA does.
 //!
 //! Invariant: pure. A document and settings go in, the same bytes come out, and a document that could not be
 //! enforced makes no bundle at all, so that the one before stays in force. Nothing here performs I/O.
@@ -7,7 +8,11 @@ pub mod bundle;
 pub mod data;
 pub mod expression;
 pub mod library;
+pub mod probe;
+pub mod proof;
 mod scopes;
+pub mod sign;
+pub mod status;
 
 use std::collections::BTreeSet;
 use std::fmt;

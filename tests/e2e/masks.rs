@@ -3,7 +3,7 @@
 //! Invariant: what a masked column ought to show is what PostgreSQL makes of the same mask's own text.
 
 use fedgate::document::Document;
-use fedgate::policy::bundle::Bundle;
+use fedgate::policy::bundle::{Bundle, Packing};
 use fedgate::policy::{MaskKey, Settings, library};
 use serde_json::{Map, Value, json};
 
@@ -171,7 +171,11 @@ fn opa_alone_masks_filters_and_refuses() {
     };
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("fedgate.tar.gz");
-    std::fs::write(&bundle, Bundle::build(document().policy(), &settings, true).unwrap().bytes).unwrap();
+    std::fs::write(
+        &bundle,
+        Bundle::build(document().policy(), &settings, Packing { thin: true, signer: None }).unwrap().bytes,
+    )
+    .unwrap();
     let users: Vec<String> = library::SHIPPED.iter().map(|mask| format!("m_{}", mask.name)).collect();
     let endpoint =
         Endpoint { host: "127.0.0.1", port: source.port(), user: SUPERUSER, password: SUPERUSER_PASSWORD };
