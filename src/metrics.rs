@@ -45,11 +45,13 @@ macro_rules! label {
 mod audit;
 mod document;
 mod http;
+mod opa;
 mod sync;
 
 pub use audit::{AuditFailure, AuditMetrics};
 pub use document::{DocumentMetrics, DocumentRead};
 pub use http::{HttpMetrics, HttpRefusal, Push};
+pub use opa::{Build, BundleAnswer, OpaMetrics, OpaReport, OpaState, Probe};
 pub use sync::{RunOutcome, SyncFailure, SyncMetrics};
 
 label! {
@@ -215,6 +217,8 @@ pub struct Metrics {
     pub document: DocumentMetrics,
     /// `fedgate_http_…` and `fedgate_catalog_…`
     pub http: HttpMetrics,
+    /// `fedgate_bundle_…`, `fedgate_opa_…` and `fedgate_policy_…`
+    pub opa: OpaMetrics,
     /// `akko_policy_sync_…` and `fedgate_sync_…`
     pub sync: SyncMetrics,
     connections: ByLabel<ConnectionOutcome, IntCounter>,
@@ -331,6 +335,7 @@ impl Metrics {
             audit: AuditMetrics::new(&registry)?,
             document: DocumentMetrics::new(&registry)?,
             http: HttpMetrics::new(&registry)?,
+            opa: OpaMetrics::new(&registry)?,
             sync: SyncMetrics::new(&registry)?,
             connections: ByLabel::new(|outcome| connections.with_label_values(&[outcome])),
             startup_failures: ByLabel::new(|reason| startup_failures.with_label_values(&[reason])),

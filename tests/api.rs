@@ -97,6 +97,10 @@ async fn every_path_is_described_and_answers_as_described() {
         ("POST", "/api/v1/sync/rollback", b"{\"revision\": 18446744073709551615}", 409),
         ("POST", "/api/v1/sync/rollback", &deep, 400),
         ("POST", "/api/v1/sync/rollback", &long, 413),
+        ("GET", "/api/v1/enforcement", b"", 200),
+        ("GET", "/opa/bundles/fedgate.tar.gz", b"", 404),
+        ("POST", "/opa/status", b"{}", 404),
+        ("POST", "/opa/status/{partition}", b"{}", 404),
         ("POST", "/hooks/openmetadata", b"{}", 401),
     ];
     let mut seen: std::collections::BTreeSet<(String, String)> = std::collections::BTreeSet::new();

@@ -35,6 +35,7 @@ async fn start() -> Side {
         door: open_door(),
         document: Outlet::default().handle(),
         sync: no_loop(),
+        opa: fedgate::http::no_bundle(),
     };
     let task = tokio::spawn(serve(listener, parts, async {
         // Ends with its sender too.

@@ -12,6 +12,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::check::{self, CheckArgs};
 use super::explain_args::{self, ExplainArgs};
+use super::policy::{self, PolicyArgs};
 use super::sync::{self, SyncArgs};
 use super::users::{self, UsersArgs};
 use super::{logging, run};
@@ -42,6 +43,8 @@ enum Command {
     Explain(ExplainArgs),
     /// The PII loop by hand: what it would do, one run, its history and a rollback.
     Sync(SyncArgs),
+    /// The policy that Trino's OPA enforces.
+    Policy(PolicyArgs),
     /// Make SCRAM verifiers for the users file.
     Users(UsersArgs),
 }
@@ -92,6 +95,15 @@ pub fn main() -> ExitCode {
                 return unanswered(&error);
             }
             match sync::run(&arguments, &mut std::io::stdout()) {
+                Ok(answer) => ExitCode::from(answer.exit_code()),
+                Err(error) => unanswered(&error),
+            }
+        }
+        Command::Policy(arguments) => {
+            if let Err(error) = logging::start(LogFormat::Text, LevelFilter::WARN) {
+                return unanswered(&error);
+            }
+            match policy::run(&arguments, &mut std::io::stdout()) {
                 Ok(answer) => ExitCode::from(answer.exit_code()),
                 Err(error) => unanswered(&error),
             }

@@ -23,7 +23,7 @@ use crate::sync::planner::Rules;
 use crate::sync::publisher::AnyPublisher;
 use crate::sync::{Loop, Parts, Schedule, Trail};
 
-/// How much the loop's thread stands back (`nice`).
+/// How much threads stand back that are not of sessions (`nice`).
 const NICE: i32 = 15;
 /// How long a loop that was told to stop is waited for: a run's own grace, and a little.
 const STOP: Duration = Duration::from_secs(8);
@@ -96,10 +96,7 @@ impl PolicyLoop {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name("sync".to_owned()).spawn(move || {
-            // Of this thread and those that it starts alone: where cores are few, sessions come first.
-            if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-                tracing::debug!(%error, "the sync loop's thread keeps its priority");
-            }
+            stand_back();
             runtime.block_on(async {
                 match lease {
                     Some(lease) => drop(tokio::join!(it.run(), lease.run(stop_lease))),
@@ -126,6 +123,13 @@ impl PolicyLoop {
         if timeout(STOP, self.ended).await.is_err() {
             tracing::warn!("the sync loop did not end in time; the next start settles what it left");
         }
+    }
+}
+
+/// Lets sessions come first where cores are few: for the calling thread and those that it starts.
+pub(super) fn stand_back() {
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "a thread beside those of sessions keeps its priority");
     }
 }
 

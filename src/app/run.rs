@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use super::audit::Audit;
 use super::document::DocumentReader;
+use super::enforcement::{Enforcement, Recipe};
 use super::policy_loop::{LoopError, PolicyLoop, Sections};
 use super::sources::Sources;
 use super::workers::{Spawner, Workers};
@@ -120,6 +121,7 @@ struct Gateway {
     policy_loop: Option<PolicyLoop>,
     view: watch::Sender<Option<SyncView>>,
     document: DocumentReader,
+    enforcement: Enforcement,
 }
 
 impl Gateway {
@@ -163,6 +165,9 @@ impl Gateway {
         let view = watch::Sender::new(policy_loop.as_ref().map(|policy_loop| policy_loop.view.clone()));
 
         let outlet = Outlet::default();
+        let handle = outlet.handle();
+        let mut enforcement = Enforcement::start(handle.in_force(), view.subscribe(), metrics.opa.clone());
+        enforcement.configure(Recipe::of(&config));
         let mut tasks = JoinSet::new();
         if let Some(listener) = http {
             let address = listener.local_addr()?;
@@ -182,8 +187,9 @@ impl Gateway {
                 metrics: Arc::clone(&metrics),
                 status: status.subscribe(),
                 door: Arc::new(door),
-                document: outlet.handle(),
+                document: handle,
                 sync: view.subscribe(),
+                opa: enforcement.view(),
             };
             tasks.spawn(crate::http::serve(listener, parts, stop));
         }
@@ -226,6 +232,7 @@ impl Gateway {
             policy_loop,
             view,
             document,
+            enforcement,
         };
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -259,6 +266,8 @@ impl Gateway {
             policy_loop.end().await;
         }
         gateway.document.end().await;
+        // OPAs that wait are answered now, and ask another gateway or come again.
+        gateway.enforcement.end().await;
         if let Some(audit) = audit {
             // Last: sessions and whatever changes policy have told what they had to tell.
             audit.end().await;
@@ -289,11 +298,12 @@ impl Gateway {
             may_trust(&config.gateway.auth, &self.bound)?;
             let files = Files::of(&self.path, &config, &self.files);
             let shared = share(&config, &mut self.sources)?;
-            Ok((files, shared, Sections::of(&config)))
+            Ok((files, shared, Sections::of(&config), Recipe::of(&config)))
         });
         match reloaded {
-            Ok((files, shared, sections)) => {
+            Ok((files, shared, sections, recipe)) => {
                 self.document.configure(sections.document.as_ref());
+                self.enforcement.configure(recipe);
                 self.wanted = (sections != self.sections).then_some(sections);
                 self.files = files;
                 self.shared.send_replace(Arc::new(shared));
@@ -387,6 +397,11 @@ impl Files {
             paths.extend(tls.client_ca.clone());
         }
         paths.extend(config.sources.iter().filter_map(|source| source.tls.ca.clone()));
+        // Of these a bundle is made.
+        let mask_key = config.document.as_ref().and_then(|document| document.mask_key.as_ref());
+        let signing = config.opa.as_ref().and_then(|opa| opa.signing.as_ref());
+        let secrets = mask_key.into_iter().chain(signing.map(|signing| &signing.key));
+        paths.extend(secrets.map(|secret| secret.path().to_owned()));
         let seen = |path: &PathBuf| match before.0.iter().find(|(known, _)| known == path) {
             Some((_, seen)) => *seen,
             None => stamp(path),

@@ -21,6 +21,8 @@ pub struct Config {
     pub http: Option<Http>,
     /// Where the policy document is kept; absent: no scopes and no masks.
     pub document: Option<DocumentSection>,
+    /// Absent: no bundle is served; `document` and `http` are there whenever it is.
+    pub opa: Option<OpaSection>,
     /// The loop, also when it is off; `document` is there whenever it is on.
     pub sync: SyncSection,
     /// Absent: refusals are logged and counted, and nothing is kept.
@@ -214,6 +216,67 @@ pub struct DocumentSection {
     pub place: DocumentPlace,
     /// How often it is read.
     pub look_every: Duration,
+    /// The key of keyed masks; absent: they show nothing.
+    pub mask_key: Option<SecretFile>,
+}
+
+/// `[opa]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpaSection {
+    /// What OPA has to show; absent: a client certificate.
+    pub token: Option<SecretFile>,
+    /// Common names of client certificates that count as an OPA's.
+    pub certificates: Vec<String>,
+    /// The file of the last good bundle.
+    pub store: PathBuf,
+    /// Is `package trino` ours?
+    pub package_trino: bool,
+    pub other_catalogs: OtherCatalogs,
+    /// System session properties of Trino that anybody may set.
+    pub system_session_properties: Vec<String>,
+    /// So many OPAs have to enforce a bundle before it counts as enforced.
+    pub instances: usize,
+    pub silent_after: Duration,
+    pub forget_after: Duration,
+    pub signing: Option<SigningSection>,
+    pub probe: Option<ProbeSection>,
+}
+
+/// What is allowed in catalogs that the policy document does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherCatalogs {
+    Deny,
+    Read,
+    Allow,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningSection {
+    pub algorithm: SigningAlgorithm,
+    pub key: SecretFile,
+    /// What OPA's configuration calls the key that verifies.
+    pub key_id: String,
+}
+
+/// RFC 7518, section 3.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SigningAlgorithm {
+    Hs256,
+    Rs256,
+    Ps256,
+    Es256,
+}
+
+/// OPAs that are asked what they enforce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeSection {
+    /// Without `/v1/data`.
+    pub urls: Vec<String>,
+    pub every: Duration,
+    /// A bearer token, if they ask for one.
+    pub token: Option<SecretFile>,
+    /// Roots to trust; absent: the system's.
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -291,13 +291,13 @@ pub(super) async fn openmetadata(
 }
 
 /// A body, at most `limit` bytes of it. One that says that it is longer is not read at all.
-async fn read(body: Body, limit: usize) -> Result<Bytes, ()> {
+pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, ()> {
     let read = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, limit)).await;
     read.map_err(drop)?.map_err(drop)
 }
 
 /// An answer to somebody whose body was not read, so that the connection cannot go on.
-fn close(problem: Problem) -> Response {
+pub(super) fn close(problem: Problem) -> Response {
     let mut answer = problem.into_response();
     answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     answer
@@ -315,6 +315,11 @@ pub fn description() -> Value {
 
 /// An API that nobody asked to have a loop.
 pub fn no_loop() -> tokio::sync::watch::Receiver<Option<SyncView>> {
+    tokio::sync::watch::channel(None).1
+}
+
+/// An API that serves no bundle.
+pub fn no_bundle() -> tokio::sync::watch::Receiver<Option<super::OpaView>> {
     tokio::sync::watch::channel(None).1
 }
 

@@ -8,14 +8,17 @@ mod jwks;
 mod jwt;
 mod loop_view;
 mod masks;
+mod opa;
 mod origin;
+mod peer;
 mod problem;
 mod readiness;
 mod server;
 
-pub use api::{description, no_loop, open_door};
+pub use api::{description, no_bundle, no_loop, open_door};
 pub use jwks::{Key, KeyError, Keys};
 pub use jwt::{Door, Issuer};
 pub use loop_view::{SyncView, config_view, report_json};
+pub use opa::{BundleFault, OpaView, ProbeResult, ProofBook, Served};
 pub use readiness::{Readiness, Reason};
 pub use server::{Parts, router, serve};

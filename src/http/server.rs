@@ -28,14 +28,15 @@ use crate::http::api::{self, RUN_PATIENCE};
 use crate::http::jwt::{Door, Need};
 use crate::http::loop_view::SyncView;
 use crate::http::masks;
+use crate::http::opa::{self, OpaView};
 use crate::http::problem::{Problem, json};
 use crate::http::readiness::Readiness;
 use crate::metrics::Metrics;
 use crate::status::{CatalogueStatus, Fault, GatewayStatus, Phase, Reach, SourceStatus};
 use crate::sync::reader::DocumentHandle;
 
-/// Connections served at once; more wait in the kernel's queue.
-const CONNECTIONS: usize = 256;
+/// Connections served at once; more wait in the kernel's queue. Most of them may be of OPAs that wait for a change.
+const CONNECTIONS: usize = 2048;
 /// From a connection's first byte to the end of its header, for each request anew.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// From then on a connection takes no further request.
@@ -62,6 +63,8 @@ pub struct Parts {
     pub document: DocumentHandle,
     /// The loop, while it is on.
     pub sync: watch::Receiver<Option<SyncView>>,
+    /// The bundle service, while it is on.
+    pub opa: watch::Receiver<Option<OpaView>>,
 }
 
 /// Every path that is served.
@@ -80,6 +83,11 @@ pub fn router(parts: Parts) -> Router {
         .route("/api/v1/sync/rollback", post(api::rollback))
         .route("/api/v1/openapi.json", get(api::openapi))
         .route("/hooks/openmetadata", post(api::openmetadata).layer(Extension(Arc::<api::Hook>::default())))
+        .route("/api/v1/enforcement", get(opa::enforcement))
+        .route("/opa/bundles/fedgate.tar.gz", get(opa::bundle))
+        .route("/opa/status", post(opa::status))
+        .route("/opa/status/{partition}", post(opa::status))
+        .layer(Extension(Arc::<opa::Room>::default()))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(bounded))
@@ -153,27 +161,39 @@ const WITH_BODY: &[&str] = &["/api/v1/sync/rollback", "/hooks/openmetadata"];
 const POSTED: &[&str] = &["/api/v1/sync", "/api/v1/sync/rollback", "/hooks/openmetadata"];
 const WITH_RUN: &[&str] = &["/api/v1/sync", "/api/v1/sync/plan", "/api/v1/sync/rollback"];
 
+/// OPA's, with or without a partition.
+fn is_report(path: &str) -> bool {
+    path.strip_prefix("/opa/status").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Few paths take a body, and none takes long.
 async fn bounded(request: Request, next: Next) -> Result<Response, Infallible> {
     let headers = request.headers();
     let empty = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0")
         && !headers.contains_key(header::TRANSFER_ENCODING);
     let path = request.uri().path();
-    if !empty && !WITH_BODY.contains(&path) {
+    if !empty && !WITH_BODY.contains(&path) && !is_report(path) {
         // The body is never read, so the connection cannot go on.
         let mut refusal =
             Problem::detail(StatusCode::PAYLOAD_TOO_LARGE, "this path takes no body").into_response();
         refusal.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         return Ok(refusal);
     }
-    let patience = if WITH_RUN.contains(&path) { RUN_PATIENCE + REQUEST_TIMEOUT } else { REQUEST_TIMEOUT };
+    let patience = if WITH_RUN.contains(&path) {
+        RUN_PATIENCE + REQUEST_TIMEOUT
+    } else if path.starts_with("/opa/bundles/") {
+        opa::WAIT + REQUEST_TIMEOUT
+    } else {
+        REQUEST_TIMEOUT
+    };
     let answer = tokio::time::timeout(patience, next.run(request));
     Ok(answer.await.unwrap_or_else(|_| Problem::new(StatusCode::SERVICE_UNAVAILABLE).into_response()))
 }
 
 /// RFC 9110, section 15.5.6: a 405 names what is allowed.
 async fn method_not_allowed(request: Request) -> Response {
-    let changes = POSTED.contains(&request.uri().path());
+    let path = request.uri().path();
+    let changes = POSTED.contains(&path) || is_report(path);
     let allowed = if changes { "POST" } else { "GET, HEAD" };
     let mut answer = Problem::new(StatusCode::METHOD_NOT_ALLOWED).into_response();
     answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));

@@ -147,6 +147,7 @@ pub async fn start(door: Door) -> Side {
         door: Arc::new(door),
         document: document.clone(),
         sync: seen,
+        opa: fedgate::http::no_bundle(),
     };
     tokio::spawn(serve(listener, parts, async {
         let _ = stop.await;

@@ -7,6 +7,7 @@ mod audit;
 mod files;
 mod gateway;
 mod http;
+mod opa;
 mod source;
 mod sync;
 
@@ -151,7 +152,9 @@ impl Loader<'_> {
         };
         let sources = self.sources(&mut root, context);
         let http = root.section("http").and_then(|section| self.http(section));
+        let (has_http, has_document) = (root.has("http"), root.has("document"));
         let document = root.section("document").and_then(|section| self.document(section));
+        let opa = root.section("opa").and_then(|section| self.opa(section, has_document, has_http));
         let audit = root.section("audit").and_then(|section| self.audit(section));
         let sync = self.sync(&mut root, empty);
         let (log, log_level) = log(&mut root);
@@ -160,7 +163,7 @@ impl Loader<'_> {
         root.unsupported("workload");
         root.finish();
 
-        Some(Config { gateway: gateway?, sources, http, document, sync: sync?, audit, log, log_level })
+        Some(Config { gateway: gateway?, sources, http, document, opa, sync: sync?, audit, log, log_level })
     }
 }
 

@@ -49,8 +49,9 @@ impl Loader<'_> {
             None => None,
         };
         let look_every = section.duration("look_every", SECOND * 2, SECOND / 10, SECOND * 600);
+        let mask_key = secret_file(&mut section, "mask_key_file", self.base);
         section.finish();
-        Some(DocumentSection { place: place?, look_every })
+        Some(DocumentSection { place: place?, look_every, mask_key })
     }
 
     fn config_map(&self, section: &mut Section<'_, '_>) -> Option<DocumentPlace> {
