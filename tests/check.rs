@@ -295,6 +295,14 @@ async fn the_policy_document_is_read_once() {
     let (answer, out, _) = check(folder.path(), &file, &[]).await;
     assert!(out.contains("problem: document:") && out.contains("subjects.a.masks[0].mask"), "{out}");
     assert_eq!(answer, Answer::No);
+    let unreadable = good.replace("\"strength\": 1", "\"strength\": 1, \"trino\": \"lower({column}\"");
+    fs::write(folder.path().join("policy.json"), unreadable).unwrap();
+    let (answer, out, _) = check(folder.path(), &file, &[]).await;
+    assert!(
+        out.contains("problem: document: Trino could not evaluate mask_library.m.trino at byte"),
+        "{out}"
+    );
+    assert_eq!(answer, Answer::No);
     // A ConfigMap is somebody else's to answer for: only with --live.
     let map =
         with("[document]\nkind = \"config-map\"\nnamespace = \"n\"\nname = \"m\"\nkubeconfig = \"none\"\n");

@@ -186,6 +186,11 @@ fn a_change_of_the_document_is_enforced_and_proved() {
         "nobody was woken"
     );
 
+    // It reports after each poll, so that silence means something.
+    let told = |now: &Value| now["instances"][0]["last_report"].clone();
+    let before = told(&watched.enforcement());
+    watched.until("another report of the same", |now| told(now) != before);
+
     // One that is frozen lags; the other one enforces, and that is no proof.
     two.stop();
     watched.write(&good(Some("redact")));

@@ -319,6 +319,22 @@ async fn a_broken_document_is_reported_and_never_written_over() {
     }
 }
 
+#[tokio::test]
+async fn a_mask_that_trino_cannot_parse_is_found_before_anything_is_published() {
+    let bench = Bench::new(json!({"analyst": analyst()}), &tagged());
+    bench.edit(|json| json["mask_library"]["sha256"]["trino"] = json!("to_hex(sha256({column})"));
+    let before = bench.json();
+    let running = bench.start();
+    let status = running.ended(|status| status.last_run.is_some()).await;
+    assert_eq!(status.cause, Some(Cause::Document));
+    let message = status.message.unwrap();
+    assert!(message.contains("mask_library.sha256.trino at byte 23"), "{message}");
+    assert_eq!((bench.json(), bench.publishes()), (before, 0));
+    bench.edit(|json| json["mask_library"]["sha256"]["trino"] = json!("to_hex(sha256({column}))"));
+    assert_eq!(running.handle.run(ask("admin")).await.unwrap().subjects_affected, 1);
+    running.stop().await;
+}
+
 fn many(tag: &str) -> String {
     let columns: Vec<String> = (0..10).map(|at| format!("c{at}")).collect();
     customers(&columns.iter().map(|name| (name.as_str(), tag)).collect::<Vec<_>>())

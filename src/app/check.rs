@@ -14,6 +14,7 @@ use crate::app::audit;
 use crate::app::behind;
 use crate::app::grants::{self, Grants};
 use crate::config::{self, Auth, Config, DocumentPlace, DocumentSection, Finding, Severity, TlsMode, Users};
+use crate::policy::expression;
 use crate::sync::publisher::{AnyPublisher, PublishError, Publisher};
 use crate::upstream::{self, RelayFit, relay_works};
 
@@ -257,6 +258,19 @@ fn gateway_facts(config: &Config) -> Vec<String> {
         Some(http) => format!("HTTP on {}", http.listen),
         None => "HTTP: off".to_owned(),
     });
+    facts.push(match &config.opa {
+        Some(opa) => format!(
+            "bundle for OPA: served to {}{}",
+            match (&opa.token, opa.certificates.is_empty()) {
+                (Some(_), true) => "whoever shows the token".to_owned(),
+                (Some(_), false) =>
+                    format!("the token, or the certificates of {}", opa.certificates.join(", ")),
+                (None, _) => format!("the certificates of {}", opa.certificates.join(", ")),
+            },
+            if opa.signing.is_some() { ", signed" } else { "" },
+        ),
+        None => "bundle for OPA: off".to_owned(),
+    });
     facts.push(config.audit.as_ref().map_or_else(|| "audit trail: off".to_owned(), audit::fact));
     facts
 }
@@ -326,6 +340,14 @@ impl Report {
                     let subjects = &read.document.policy().subjects;
                     let masks: usize = subjects.values().map(|subject| subject.masks.len()).sum();
                     let _ = write!(fact, ", {} subjects, {masks} masks", subjects.len());
+                    for finding in expression::check(read.document.policy()) {
+                        self.findings.push(Finding {
+                            severity: Severity::Problem,
+                            source: None,
+                            key: "document".to_owned(),
+                            message: format!("Trino could not evaluate {finding}"),
+                        });
+                    }
                 }
                 Err(error @ (PublishError::Document(_) | PublishError::NoKey { .. })) => {
                     self.findings.push(Finding {

@@ -20,6 +20,7 @@ use super::trail::Trail;
 use crate::audit::event::{Actor, Event, Outcome, PolicyRun, SYSTEM, What};
 use crate::audit::spool::SpoolError;
 use crate::document::Document;
+use crate::policy::expression::{self, Finding};
 
 /// How often a document that somebody else changed meanwhile is planned anew.
 const ATTEMPTS: u32 = 6;
@@ -349,6 +350,11 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
     /// What of the goal is done now, and what waits.
     fn decide(&self, goal: &Goal, before: &Document, word: &Word) -> Result<Decided, RunError> {
         let parts = &self.parts;
+        // Nothing could enforce what would be published: found out before, and told to who can mend it.
+        let findings = expression::check(before.policy());
+        if !findings.is_empty() {
+            return Err(RunError::new(Cause::Document, unenforceable(&findings)));
+        }
         let whole = match goal {
             Goal::Picture(picture) => plan(picture, before.policy(), &parts.rules),
             Goal::Revision(number, revision) => backwards(*number, revision, before)?,
@@ -518,6 +524,19 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
             }),
         }
     }
+}
+
+/// Expressions that Trino could not evaluate, in words; the first of many.
+fn unenforceable(findings: &[Finding]) -> String {
+    const SHOWN: usize = 5;
+    let mut shown: Vec<String> = findings.iter().take(SHOWN).map(ToString::to_string).collect();
+    if findings.len() > SHOWN {
+        shown.push(format!("and {} more", findings.len() - SHOWN));
+    }
+    format!(
+        "the policy document holds expressions that Trino could not evaluate, so nothing is published: {}; mend it by hand",
+        shown.join("; ")
+    )
 }
 
 /// When the catalog last changed one of the tables that a plan is about.
