@@ -207,6 +207,7 @@ fn check(name: &str, toml: &str) {
     }
     let file = folder.path().join("fedgate.toml");
     std::fs::write(&file, toml).unwrap();
+    std::fs::write(folder.path().join("policy.json"), text("deploy/compose/policy.json")).unwrap();
     let output = Command::new(support::fedgate()).arg("check").arg("--config").arg(&file).output().unwrap();
     assert!(
         output.status.success(),

@@ -495,6 +495,14 @@ fn the_command_writes_what_the_gateway_serves_and_the_lines_that_opa_needs() {
     // A real OPA takes these lines as they are, but for where things are on its disk.
     let lines = String::from_utf8(made.stdout).unwrap();
     let token = watched.gateway.folder().join("opa.token");
+    // So are those of the tour, and those that the page shows.
+    let bare = |text: &str| {
+        text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect::<String>()
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let shown = bare(&lines).replace(&http, "http://fedgate:8080");
+    assert_eq!(bare(&std::fs::read_to_string(root.join("deploy/opa/opa.yaml")).unwrap()), shown);
+    assert!(std::fs::read_to_string(root.join("docs/enforcement.md")).unwrap().contains(&shown), "{shown}");
     let lines = lines
         .replace("/run/secrets/fedgate-opa-token", &token.display().to_string())
         .replace("/var/lib/opa", &watched.gateway.folder().join("persisted").display().to_string());

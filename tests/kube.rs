@@ -485,7 +485,7 @@ fn loads(toml: &str) {
     let folder = tempfile::tempdir().unwrap();
     let secrets = folder.path().join("secrets");
     std::fs::create_dir(&secrets).unwrap();
-    for name in ["climscore.password", "openmetadata.jwt"] {
+    for name in ["climscore.password", "openmetadata.jwt", "opa.token"] {
         std::fs::write(secrets.join(name), "secret\n").unwrap();
     }
     std::fs::write(secrets.join("jwks.json"), "{\"keys\": []}").unwrap();
