@@ -11,6 +11,7 @@
 //! | 4 | [`sync`] | the PII loop: catalog picture and policy document to a plan of masks |
 //! | 3 | [`upstream`] | dial, authenticate, pin, lease; every query method asks for a permit |
 //! | 2 | [`guard`] | a parsed statement in, permit or refusal out |
+//! | 2 | [`tls`] | the server's side of TLS, for listeners; what a client's certificate says |
 //! | 2 | [`policy`] | the policy document as Rego data and a bundle for Trino's OPA |
 //! | 1 | [`sql`], [`wire`], [`config`] | text to tree; bytes to frames; settings to validated types |
 //! | 1 | [`audit`] | events, their OCSF form, the spool on disk |
@@ -33,5 +34,6 @@ pub mod sql;
 pub mod sqlstate;
 pub mod status;
 pub mod sync;
+pub mod tls;
 pub mod upstream;
 pub mod wire;

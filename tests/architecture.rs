@@ -15,7 +15,7 @@ const RANKS: &[(u8, &[&str])] = &[
     (5, &["http"]),
     (4, &["session", "sync", "operate"]),
     (3, &["mask", "upstream"]),
-    (2, &["guard", "policy"]),
+    (2, &["guard", "policy", "tls"]),
     (1, &["sql", "wire", "audit", "config"]),
     (0, &["client", "ids", "document", "sqlstate", "metrics", "status"]),
 ];

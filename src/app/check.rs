@@ -242,7 +242,7 @@ fn gateway_facts(config: &Config) -> Vec<String> {
         Some(tls) => format!(
             "TLS: {}{}",
             if tls.required { "required" } else { "offered" },
-            if tls.client_ca.is_some() { ", client certificates accepted" } else { "" },
+            if tls.files.client_ca.is_some() { ", client certificates accepted" } else { "" },
         ),
     });
     facts.push(match &gateway.auth {

@@ -51,7 +51,7 @@ pub enum RunError {
     #[error(transparent)]
     Source(#[from] crate::upstream::SourceError),
     #[error(transparent)]
-    Tls(#[from] session::TlsError),
+    Tls(#[from] crate::tls::TlsError),
     #[error(transparent)]
     Users(#[from] crate::config::UsersError),
     #[error("cannot listen on {address}: {error}")]
@@ -393,8 +393,7 @@ impl Files {
     fn of(path: &Path, config: &Config, before: &Self) -> Self {
         let mut paths = vec![path.to_owned()];
         if let Some(tls) = &config.gateway.tls {
-            paths.extend([tls.certificate.clone(), tls.private_key.clone()]);
-            paths.extend(tls.client_ca.clone());
+            paths.extend(tls.files.all().cloned());
         }
         paths.extend(config.sources.iter().filter_map(|source| source.tls.ca.clone()));
         // Of these a bundle is made.

@@ -83,7 +83,7 @@ impl Findings {
             _ => {}
         }
         if let Some(tls) = &gateway.tls {
-            self.open_to_others("gateway.tls.private_key", &tls.private_key);
+            self.open_to_others("gateway.tls.private_key", &tls.files.private_key);
         }
         if let Auth::Scram { users_file } = &gateway.auth {
             self.open_to_others("gateway.auth.users_file", users_file);

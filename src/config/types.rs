@@ -60,12 +60,26 @@ pub enum Scheduler {
     WorkStealing,
 }
 
-#[derive(Clone, Debug)]
-pub struct GatewayTls {
+/// What a listener with TLS goes by; PEM files, looked at when the configuration was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// With its chain.
     pub certificate: PathBuf,
     pub private_key: PathBuf,
-    /// Certificates that clients may prove themselves with.
+    /// Who may vouch for clients; absent: no certificate of theirs is asked for.
     pub client_ca: Option<PathBuf>,
+}
+
+impl ServerTls {
+    /// Every file of it.
+    pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.certificate, &self.private_key].into_iter().chain(&self.client_ca)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct GatewayTls {
+    pub files: ServerTls,
     /// Refuse clients that do not ask for TLS.
     pub required: bool,
 }

@@ -34,7 +34,7 @@ pub use judge::{Judge, Snapshot, Who};
 pub use relay::{End, Parts, Relay, Timeouts};
 pub use startup::ClientStream;
 pub use throttle::Throttle;
-pub use tls::{Tls, TlsError};
+pub use tls::Tls;
 pub use trail::Trail;
 
 use crate::config::{self, Auth, Look, Users, UsersFile};
@@ -43,6 +43,7 @@ use crate::ids::{ClientUser, SourceName};
 use crate::metrics::{Metrics, SourceMetrics, StartupFailure, UpstreamState};
 use crate::sqlstate::SqlState;
 use crate::status::{Fault, SourceReporter};
+use crate::tls::common_name;
 use crate::upstream::{Lease, OpenError, Opened, Opening, Source};
 use crate::wire::startup::Startup;
 use crate::wire::{BufferPool, ClientError, backend};
@@ -337,7 +338,7 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream.write_all(&out).await?;
     out.clear();
 
-    let certified = stream.certificate().and_then(tls::common_name).is_some_and(|name| name == user.as_str());
+    let certified = stream.certificate().and_then(common_name).is_some_and(|name| name == user.as_str());
     match &shared.gateway.auth {
         Auth::Trust | Auth::Relay => {}
         Auth::Scram { .. } if certified => {}

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::SecretFile;
 use crate::config::raw::{Found, Reader, Section};
+use crate::config::{SecretFile, ServerTls};
 
 /// Longest certificate or key file, in bytes.
 const PEM_LIMIT: u64 = 1 << 20;
@@ -34,6 +34,34 @@ pub(super) fn secret_file(
         Err(error) => section.reader.problem(&found.place, format!("{shown} cannot be read: {error}")),
     }
     Some(file)
+}
+
+/// The files of a listener with TLS. `section` may have keys of its own beside them.
+pub(super) fn server_tls(section: &mut Section<'_, '_>, base: &Path) -> Option<ServerTls> {
+    let mut file = |key, what| {
+        if !section.has(key) {
+            section.missing(key, what);
+        }
+        section.path_of_file(key, base)
+    };
+    let certificate = file("certificate", "the PEM file of the certificate and its chain");
+    let private_key = file("private_key", "the PEM file of the certificate's key");
+    let chain = certificate.as_ref().and_then(|found| certificates(section.reader, found));
+    let key = private_key.as_ref().and_then(|found| private_key_of(section.reader, found));
+    if let (Some(chain), Some(key), Some(found)) = (chain, key, &private_key)
+        && let Err(reason) = matching(chain, key)
+    {
+        section.reader.problem(&found.place, reason);
+    }
+    let client_ca = section.path_of_file("client_ca", base);
+    if let Some(found) = &client_ca {
+        certificates(section.reader, found);
+    }
+    Some(ServerTls {
+        certificate: certificate?.value,
+        private_key: private_key?.value,
+        client_ca: client_ca.map(|found| found.value),
+    })
 }
 
 /// A pipe would hang, and no PEM file is that long.
@@ -62,7 +90,7 @@ pub(super) fn certificates(
     noted(reader, found, read())
 }
 
-pub(super) fn private_key_of(reader: &Reader<'_>, found: &Found<PathBuf>) -> Option<PrivateKeyDer<'static>> {
+fn private_key_of(reader: &Reader<'_>, found: &Found<PathBuf>) -> Option<PrivateKeyDer<'static>> {
     let read = || {
         readable(&found.value)?;
         PrivateKeyDer::from_pem_file(&found.value)
@@ -92,10 +120,7 @@ fn pem_reason(error: &rustls_pki_types::pem::Error) -> String {
 }
 
 /// Whether the key is the certificate's.
-pub(super) fn matching(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<(), String> {
+fn matching(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<(), String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

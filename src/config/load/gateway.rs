@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::files::{certificates, matching, private_key_of};
+use super::files::server_tls;
 use super::{Context, DAY, Loader, SECOND, socket_address};
 use crate::config::raw::{Found, Section};
 use crate::config::users::Users;
@@ -27,7 +27,7 @@ impl Loader<'_> {
         let had_tls = section.has("tls");
         let tls = section.section("tls").and_then(|tls| self.gateway_tls(tls));
         // A section that is wrong in itself is reported once, not again by each rule that needs it.
-        context.client_certificates = tls.as_ref().map_or(had_tls, |tls| tls.client_ca.is_some());
+        context.client_certificates = tls.as_ref().map_or(had_tls, |tls| tls.files.client_ca.is_some());
         let auth = match section.section("auth") {
             Some(auth) => self.auth(auth, &listen),
             None => {
@@ -85,33 +85,10 @@ impl Loader<'_> {
     }
 
     fn gateway_tls(&self, mut section: Section<'_, '_>) -> Option<GatewayTls> {
-        let mut file = |key, what| {
-            if !section.has(key) {
-                section.missing(key, what);
-            }
-            section.path_of_file(key, self.base)
-        };
-        let certificate = file("certificate", "the PEM file of the certificate and its chain");
-        let private_key = file("private_key", "the PEM file of the certificate's key");
-        let chain = certificate.as_ref().and_then(|found| certificates(section.reader, found));
-        let key = private_key.as_ref().and_then(|found| private_key_of(section.reader, found));
-        if let (Some(chain), Some(key), Some(found)) = (chain, key, &private_key)
-            && let Err(reason) = matching(chain, key)
-        {
-            section.reader.problem(&found.place, reason);
-        }
-        let client_ca = section.path_of_file("client_ca", self.base);
-        if let Some(found) = &client_ca {
-            certificates(section.reader, found);
-        }
+        let files = server_tls(&mut section, self.base);
         let required = section.boolean_or("required", false);
         section.finish();
-        Some(GatewayTls {
-            certificate: certificate?.value,
-            private_key: private_key?.value,
-            client_ca: client_ca.map(|found| found.value),
-            required,
-        })
+        Some(GatewayTls { files: files?, required })
     }
 
     fn auth(&self, mut section: Section<'_, '_>, listen: &[Found<SocketAddr>]) -> Option<Auth> {
