@@ -58,7 +58,7 @@ fn close(schema: &mut Value) {
 
 #[tokio::test]
 async fn every_path_is_described_and_answers_as_described() {
-    let side = start(Door::Open).await;
+    let side = start(Door::Open { tls: false }).await;
     let (long, deep) = (vec![b' '; 100 << 10], vec![b'['; 60 << 10]);
     side.document(|status| status.version.is_some()).await;
     let requests: &[(&str, &str, &[u8], u16)] = &[
@@ -132,7 +132,7 @@ async fn every_path_is_described_and_answers_as_described() {
 #[tokio::test]
 async fn failures_are_told_by_their_cause() {
     use fedgate::sync::catalog::CatalogError;
-    let side = start(Door::Open).await;
+    let side = start(Door::Open { tls: false }).await;
     let cases = [
         (CatalogError::Unauthorized("Expired token!".into()), 502, "jwt_expired", "mint a new one"),
         (CatalogError::Unreachable("connection refused".into()), 502, "catalog_unreachable", "refused"),
@@ -163,7 +163,7 @@ fn signature(body: &[u8]) -> String {
 
 #[tokio::test]
 async fn a_push_with_a_good_signature_becomes_a_mask() {
-    let side = start(Door::Open).await;
+    let side = start(Door::Open { tls: false }).await;
     let event = |name: &str| {
         format!(r#"{{"eventType":"entityUpdated","entityType":"table","entityFullyQualifiedName":"{name}"}}"#)
     };
@@ -214,7 +214,7 @@ async fn a_push_with_a_good_signature_becomes_a_mask() {
 
 #[tokio::test]
 async fn masks_in_force_come_in_pages() {
-    let side = start(Door::Open).await;
+    let side = start(Door::Open { tls: false }).await;
     let get = async |query: &str| {
         let answer = side.send("GET", &format!("/api/v1/masks{query}"), &[], b"").await;
         described("GET", "/api/v1/masks", &answer);
@@ -279,7 +279,7 @@ async fn masks_in_force_come_in_pages() {
 /// A browser on the gateway's own machine runs the pages of others.
 #[tokio::test]
 async fn where_nobody_is_asked_no_page_of_a_browser_is_answered() {
-    let side = start(Door::Open).await;
+    let side = start(Door::Open { tls: false }).await;
     let runs = side.bench.book.runs().len();
     let body = "{\"revision\": 1}";
     let request = |first: &str, headers: &str| {
@@ -319,7 +319,7 @@ async fn where_nobody_is_asked_no_page_of_a_browser_is_answered() {
 async fn strangers_cannot_make_the_gateway_hold_much_or_sign_with_nothing() {
     use std::io::Write;
 
-    let side = start(Door::Open).await;
+    let side = start(Door::Open { tls: false }).await;
     // Everybody can sign under an empty key.
     std::fs::write(side.bench.folder.path().join("hook"), "\n").unwrap();
     let body = br#"{"entityType":"tag"}"#;
@@ -364,7 +364,7 @@ async fn who_goes_away_ends_no_run_and_a_crowd_makes_no_pile_of_them() {
     use fedgate::sync::handle::QUEUE;
     use tokio::task::JoinSet;
 
-    let side = start(Door::Open).await;
+    let side = start(Door::Open { tls: false }).await;
     let gate = side.bench.shelf.gate();
     let (readings, runs) = (side.bench.shelf.whole_readings(), side.bench.book.runs().len());
     let post =

@@ -157,6 +157,12 @@ certificate = "server.crt"
 private_key = "server.key"
 client_ca = "server.crt"
 required = true
+[http]
+listen = "127.0.0.1:8080"
+[http.tls]
+certificate = "server.crt"
+private_key = "server.key"
+client_ca = "server.crt"
 {}
 tls = "verify-full"
 tls_ca = "server.crt"
@@ -168,7 +174,9 @@ tls_ca = "server.crt"
     )
     .unwrap();
     assert_eq!(config.gateway.worker_threads, 2);
-    assert!(config.gateway.tls.as_ref().unwrap().required);
+    let tls = config.gateway.tls.as_ref().unwrap();
+    assert!(tls.required);
+    assert_eq!(config.http.as_ref().unwrap().tls.as_ref(), Some(&tls.files));
     let source = config.source("climscore").unwrap();
     assert_eq!(source.tls.mode, TlsMode::VerifyFull);
     assert_eq!(source.tls.ca, Some(folder.path().join("server.crt")));

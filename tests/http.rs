@@ -37,7 +37,7 @@ async fn start() -> Side {
         sync: no_loop(),
         opa: fedgate::http::no_bundle(),
     };
-    let task = tokio::spawn(serve(listener, parts, async {
+    let task = tokio::spawn(serve(listener, None, parts, async {
         // Ends with its sender too.
         let _ = stop.await;
     }));

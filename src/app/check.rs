@@ -255,7 +255,14 @@ fn gateway_facts(config: &Config) -> Vec<String> {
         Auth::Trust => "authentication: none (trust)".to_owned(),
     });
     facts.push(match &config.http {
-        Some(http) => format!("HTTP on {}", http.listen),
+        Some(http) => match &http.tls {
+            None => format!("HTTP on {}", http.listen),
+            Some(tls) => format!(
+                "HTTP on {}, with TLS only{}",
+                http.listen,
+                if tls.client_ca.is_some() { ", client certificates accepted" } else { "" },
+            ),
+        },
         None => "HTTP: off".to_owned(),
     });
     facts.push(match &config.opa {

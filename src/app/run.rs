@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::audit::Audit;
 use super::document::DocumentReader;
@@ -25,7 +26,7 @@ use super::policy_loop::{LoopError, PolicyLoop, Sections};
 use super::sources::Sources;
 use super::workers::{Spawner, Workers};
 use crate::audit::journal::Journal;
-use crate::config::{AuditSection, Auth, Config, Http, HttpAuth, UsersFile};
+use crate::config::{AuditSection, Auth, Config, Http, HttpAuth, ServerTls, UsersFile};
 use crate::guard::VerdictCache;
 use crate::http::{Door, Issuer, Keys, SyncView};
 use crate::metrics::{Metrics, Outcome, StartupFailure};
@@ -113,7 +114,9 @@ struct Gateway {
     files: Files,
     /// The audit trail that runs, whatever a later configuration says.
     audited: Option<AuditSection>,
+    /// The HTTP side as it began, likewise, but for what it shows of itself when it speaks TLS.
     http: Option<Http>,
+    http_tls: Option<watch::Sender<TlsAcceptor>>,
     journal: Option<Journal>,
     /// What the loop goes by, and what a reload wants it to go by.
     sections: Sections,
@@ -155,6 +158,10 @@ impl Gateway {
             Some(http) => Some(listen(http.listen)?),
             None => None,
         };
+        let http_tls = match config.http.as_ref().and_then(|http| http.tls.as_ref()) {
+            Some(files) => Some(watch::Sender::new(crate::http::acceptor(files)?)),
+            None => None,
+        };
         let mut sources = Sources::new(Arc::clone(&metrics), status.clone());
         let files = Files::of(path, &config, &Files::default());
         let shared = watch::Sender::new(Arc::new(share(&config, &mut sources)?));
@@ -176,12 +183,12 @@ impl Gateway {
                 // Ends with the gateway at the latest.
                 let _ = stop.wait_for(|drain| *drain == Drain::Now).await;
             };
-            tracing::info!(%address, "http listening");
+            tracing::info!(%address, tls = http_tls.is_some(), "http listening");
             let door = match config.http.as_ref().map(|http| &http.auth) {
                 Some(HttpAuth::Jwt(auth)) => {
                     Door::Jwt(Box::new(Issuer { auth: auth.clone(), keys: Keys::new(&auth.keys)? }))
                 }
-                Some(HttpAuth::None) | None => Door::Open,
+                Some(HttpAuth::None) | None => Door::Open { tls: http_tls.is_some() },
             };
             let parts = crate::http::Parts {
                 metrics: Arc::clone(&metrics),
@@ -191,7 +198,8 @@ impl Gateway {
                 sync: view.subscribe(),
                 opa: enforcement.view(),
             };
-            tasks.spawn(crate::http::serve(listener, parts, stop));
+            let tls = http_tls.as_ref().map(watch::Sender::subscribe);
+            tasks.spawn(crate::http::serve(listener, tls, parts, stop));
         }
         let clients = Arc::new(AtomicUsize::new(0));
         let mut bound = Vec::new();
@@ -226,6 +234,7 @@ impl Gateway {
             files,
             audited: config.audit,
             http: config.http,
+            http_tls,
             journal,
             sections,
             wanted: None,
@@ -291,17 +300,27 @@ impl Gateway {
             if config.audit != self.audited {
                 tracing::warn!("audit takes effect at the next start");
             }
-            if config.http != self.http {
+            if of_the_start(config.http.as_ref()) != of_the_start(self.http.as_ref()) {
                 // Whoever wants other tokens to count has to know that the old ones do until then.
-                tracing::warn!("http, with whom it believes, takes effect at the next start");
+                tracing::warn!(
+                    "http, with whom it believes and whether it speaks TLS, takes effect at the next start"
+                );
             }
             may_trust(&config.gateway.auth, &self.bound)?;
             let files = Files::of(&self.path, &config, &self.files);
+            let tls = config.http.as_ref().and_then(|http| http.tls.as_ref());
+            let https = match tls.filter(|_| self.http_tls.is_some()) {
+                Some(tls) => Some(crate::http::acceptor(tls)?),
+                None => None,
+            };
             let shared = share(&config, &mut self.sources)?;
-            Ok((files, shared, Sections::of(&config), Recipe::of(&config)))
+            Ok((files, shared, https, Sections::of(&config), Recipe::of(&config)))
         });
         match reloaded {
-            Ok((files, shared, sections, recipe)) => {
+            Ok((files, shared, https, sections, recipe)) => {
+                if let (Some(sender), Some(https)) = (&self.http_tls, https) {
+                    sender.send_replace(https);
+                }
                 self.document.configure(sections.document.as_ref());
                 self.enforcement.configure(recipe);
                 self.wanted = (sections != self.sections).then_some(sections);
@@ -362,6 +381,11 @@ fn may_trust(auth: &Auth, bound: &[SocketAddr]) -> Result<(), RunError> {
     }
 }
 
+/// What counts from the start on: all but the files of a side that has TLS.
+fn of_the_start(http: Option<&Http>) -> Option<(SocketAddr, &HttpAuth, bool)> {
+    http.map(|http| (http.listen, &http.auth, http.tls.is_some()))
+}
+
 fn share(config: &Config, sources: &mut Sources) -> Result<Shared, RunError> {
     let tls = config.gateway.tls.as_ref().map(Tls::load).transpose()?;
     let users = match &config.gateway.auth {
@@ -392,9 +416,9 @@ impl Files {
     /// Files that were looked at `before` keep that look.
     fn of(path: &Path, config: &Config, before: &Self) -> Self {
         let mut paths = vec![path.to_owned()];
-        if let Some(tls) = &config.gateway.tls {
-            paths.extend(tls.files.all().cloned());
-        }
+        let gateway = config.gateway.tls.as_ref().map(|tls| &tls.files);
+        let http = config.http.as_ref().and_then(|http| http.tls.as_ref());
+        paths.extend(gateway.into_iter().chain(http).flat_map(ServerTls::all).cloned());
         paths.extend(config.sources.iter().filter_map(|source| source.tls.ca.clone()));
         // Of these a bundle is made.
         let mask_key = config.document.as_ref().and_then(|document| document.mask_key.as_ref());

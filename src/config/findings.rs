@@ -85,6 +85,16 @@ impl Findings {
         if let Some(tls) = &gateway.tls {
             self.open_to_others("gateway.tls.private_key", &tls.files.private_key);
         }
+        if let Some(http) = &config.http {
+            match &http.tls {
+                Some(tls) => self.open_to_others("http.tls.private_key", &tls.private_key),
+                None if !http.listen.ip().to_canonical().is_loopback() => self.warn(
+                    "http.tls",
+                    format!("absent: tokens that come to {} are in the clear on their network", http.listen),
+                ),
+                None => {}
+            }
+        }
         if let Auth::Scram { users_file } = &gateway.auth {
             self.open_to_others("gateway.auth.users_file", users_file);
         }

@@ -195,6 +195,8 @@ pub struct Engine {
 pub struct Http {
     pub listen: SocketAddr,
     pub auth: HttpAuth,
+    /// TLS and nothing else; absent: plain HTTP.
+    pub tls: Option<ServerTls>,
 }
 
 /// Whom the API believes. Health and metrics are everybody's.

@@ -33,8 +33,11 @@ pub enum Need {
 
 /// Decides who calls.
 pub enum Door {
-    /// Nobody is asked; whoever reaches the loopback is an admin, but not the pages of a browser there.
-    Open,
+    /// Nobody is asked; whoever reaches the loopback is an admin, but not the pages of a browser there. Our own ones
+    /// come by `https` with `tls`, and by `http` without.
+    Open {
+        tls: bool,
+    },
     Jwt(Box<Issuer>),
 }
 
@@ -118,8 +121,8 @@ impl Door {
         metrics: &HttpMetrics,
     ) -> Result<Actor, Box<Response>> {
         let known = match self {
-            Door::Open if !origin::is_local(headers) => Err(Refused::Origin),
-            Door::Open => Ok(Actor::Admin { name: "anonymous".into(), subject: "anonymous".into() }),
+            Door::Open { tls } if !origin::is_local(headers, *tls) => Err(Refused::Origin),
+            Door::Open { .. } => Ok(Actor::Admin { name: "anonymous".into(), subject: "anonymous".into() }),
             Door::Jwt(issuer) => known(&issuer.auth, &issuer.keys, headers, need).await,
         };
         known.map_err(|refused| {

@@ -20,5 +20,6 @@ pub use jwks::{Key, KeyError, Keys};
 pub use jwt::{Door, Issuer};
 pub use loop_view::{SyncView, config_view, report_json};
 pub use opa::{BundleFault, OpaView, ProbeResult, ProofBook, Served};
+pub use peer::acceptor;
 pub use readiness::{Readiness, Reason};
 pub use server::{Parts, router, serve};

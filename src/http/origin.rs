@@ -12,8 +12,9 @@ use std::net::IpAddr;
 
 use axum::http::{HeaderMap, header};
 
-/// Does this come from a program of this machine, rather than from a page that a browser got elsewhere?
-pub(super) fn is_local(headers: &HeaderMap) -> bool {
+/// Does this come from a program of this machine, rather than from a page that a browser got elsewhere? With `tls` this
+/// port speaks nothing else, so that no page of its own has the other scheme.
+pub(super) fn is_local(headers: &HeaderMap, tls: bool) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         // HTTP/1.0, which no browser speaks.
@@ -24,8 +25,9 @@ pub(super) fn is_local(headers: &HeaderMap) -> bool {
         },
         (Some(_), Some(_)) => return false,
     };
+    let scheme = if tls { "https://" } else { "http://" };
     let own = headers.get_all(header::ORIGIN).iter().all(|origin| {
-        let origin = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));
+        let origin = origin.to_str().ok().and_then(|origin| origin.strip_prefix(scheme));
         origin.is_some_and(|origin| host == Some(origin))
     });
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
@@ -83,7 +85,25 @@ mod tests {
             for (name, value) in *given {
                 headers.append(*name, value.parse().unwrap());
             }
-            assert_eq!(is_local(&headers), *want, "{given:?}");
+            assert_eq!(is_local(&headers, false), *want, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_our_own_has_the_scheme_of_the_port() {
+        for (origin, tls, want) in [
+            ("http://localhost:8080", false, true),
+            ("https://localhost:8080", true, true),
+            ("http://localhost:8080", true, false),
+            ("https://localhost:8080", false, false),
+            ("https://localhost:8081", true, false),
+            ("https://evil.example:8080", true, false),
+            ("null", true, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append("host", "localhost:8080".parse().unwrap());
+            headers.append("origin", origin.parse().unwrap());
+            assert_eq!(is_local(&headers, tls), want, "{origin} {tls}");
         }
     }
 }

@@ -7,6 +7,7 @@
 //! connections, and both are what keeps a health check answering while somebody plays with it.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,18 +18,24 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::http::api::{self, RUN_PATIENCE};
 use crate::http::jwt::{Door, Need};
 use crate::http::loop_view::SyncView;
 use crate::http::masks;
 use crate::http::opa::{self, OpaView};
+use crate::http::peer::{self, PeerName};
 use crate::http::problem::{Problem, json};
 use crate::http::readiness::Readiness;
 use crate::metrics::Metrics;
@@ -94,12 +101,26 @@ pub fn router(parts: Parts) -> Router {
         .with_state(parts)
 }
 
-/// Serves until `stop` ends, then lets requests under way finish.
-pub async fn serve(listener: TcpListener, parts: Parts, stop: impl Future<Output = ()>) {
+/// Serves until `stop` ends, then lets requests under way finish. With `tls` nothing but TLS is spoken, each connection
+/// by what was sent last when it came.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<watch::Receiver<TlsAcceptor>>,
+    parts: Parts,
+    stop: impl Future<Output = ()>,
+) {
+    serve_router(listener, tls, router(parts), stop).await;
+}
+
+async fn serve_router(
+    listener: TcpListener,
+    tls: Option<watch::Receiver<TlsAcceptor>>,
+    service: Router,
+    stop: impl Future<Output = ()>,
+) {
     tokio::pin!(stop);
     // For the connections: the flag goes up, or this function is dropped.
     let (stopping, shutdown) = watch::channel(false);
-    let service = router(parts);
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
@@ -114,32 +135,19 @@ pub async fn serve(listener: TcpListener, parts: Parts, stop: impl Future<Output
             Some(_) = connections.join_next() => continue,
             accepted = accept => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "an HTTP connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let mut http = hyper::server::conn::http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
-        let service = TowerToHyperService::new(service.clone());
-        let mut shutdown = shutdown.clone();
+        let acceptor = tls.as_ref().map(|tls| tls.borrow().clone());
+        let connection = connection(stream, address, acceptor, service.clone(), shutdown.clone());
         connections.spawn(async move {
-            let connection = http.serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            let limited = tokio::time::timeout(CONNECTION_TIMEOUT, async {
-                tokio::select! {
-                    result = connection.as_mut() => result,
-                    () = aged_or_stopped(&mut shutdown) => {
-                        connection.as_mut().graceful_shutdown();
-                        connection.as_mut().await
-                    }
-                }
-            });
             // A client that breaks off or dawdles is its own business.
-            let _ = limited.await;
+            let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
             drop(permit);
         });
     }
@@ -149,6 +157,58 @@ pub async fn serve(listener: TcpListener, parts: Parts, stop: impl Future<Output
     let _ =
         tokio::time::timeout(SHUTDOWN_TIMEOUT, async { while connections.join_next().await.is_some() {} })
             .await;
+}
+
+/// One connection from its first byte to its last.
+async fn connection(
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    service: Router,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let Some(acceptor) = acceptor else {
+        return answer(stream, PeerName::default(), service, shutdown).await;
+    };
+    // A handshake ends in a small packet of ours, whose acknowledgement the first answer would wait for.
+    let _ = stream.set_nodelay(true);
+    let agreed = tokio::select! {
+        agreed = peer::handshake(&acceptor, stream) => agreed,
+        () = aged_or_stopped(&mut shutdown) => return,
+    };
+    match agreed {
+        Ok((stream, peer)) => {
+            tracing::debug!(%address, peer = ?peer.0, "an HTTP client has come over TLS");
+            answer(stream, peer, service, shutdown).await;
+        }
+        // Whoever can reach the port could fill the log with it.
+        Err(error) => tracing::debug!(%address, %error, "an HTTP client and TLS did not come together"),
+    }
+}
+
+/// The requests of a connection, each with `peer` among its extensions.
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: PeerName,
+    service: Router,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let service = TowerToHyperService::new(service);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        service.call(request)
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = aged_or_stopped(&mut shutdown) => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
 }
 
 /// Ends when the connection is old, the flag is up, or nobody is left to raise it.
@@ -282,6 +342,122 @@ pub(super) fn as_json(value: &impl Serialize) -> Response {
         Err(error) => {
             tracing::error!(%error, "an answer could not be written as JSON");
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR).into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+    use rustls::{ClientConfig, RootCertStore};
+    use rustls_pki_types::{PrivateKeyDer, ServerName};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::config::ServerTls;
+
+    /// No answer takes that long.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    struct Authority {
+        issuer: Issuer<'static, KeyPair>,
+        certificate: rcgen::Certificate,
+    }
+
+    impl Authority {
+        fn new() -> Self {
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let key = KeyPair::generate().unwrap();
+            let certificate = params.self_signed(&key).unwrap();
+            Self { issuer: Issuer::new(params, key), certificate }
+        }
+
+        /// A certificate with these common names, for a server on this machine as for a client.
+        fn sign(&self, names: &[&str]) -> (rcgen::Certificate, KeyPair) {
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            for name in names {
+                params.distinguished_name.push(DnType::CommonName, *name);
+            }
+            let key = KeyPair::generate().unwrap();
+            (params.signed_by(&key, &self.issuer).unwrap(), key)
+        }
+    }
+
+    /// Says the name that its request came with; 500 for a request without the extension.
+    fn echo() -> Router {
+        async fn name(Extension(PeerName(name)): Extension<PeerName>) -> String {
+            format!("{name:?}")
+        }
+        Router::new().route("/", get(name))
+    }
+
+    async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
+        let exchange = async {
+            let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with("HTTP/1.1 200"), "{answer}");
+            body.to_owned()
+        };
+        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer within the time")
+    }
+
+    #[tokio::test]
+    async fn each_request_carries_the_name_that_its_connection_has_proved() {
+        let authority = Authority::new();
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let (certificate, key) = authority.sign(&["localhost"]);
+        let files = ServerTls {
+            certificate: write("crt", certificate.pem()),
+            private_key: write("key", key.serialize_pem()),
+            client_ca: Some(write("ca", authority.certificate.pem())),
+        };
+        let (_renew, tls) = watch::channel(peer::acceptor(&files).unwrap());
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let (plain, encrypted) = (bind().await.unwrap(), bind().await.unwrap());
+        let addresses = [plain.local_addr().unwrap(), encrypted.local_addr().unwrap()];
+        let mut sides = JoinSet::new();
+        sides.spawn(serve_router(plain, None, echo(), std::future::pending()));
+        sides.spawn(serve_router(encrypted, Some(tls), echo(), std::future::pending()));
+
+        let stream = TcpStream::connect(addresses[0]).await.unwrap();
+        assert_eq!(ask(stream).await, "None");
+        let cases: &[(Option<&[&str]>, &str)] = &[
+            (None, "None"),
+            (Some(&["curator"]), "Some(\"curator\")"),
+            (Some(&[""]), "None"),
+            (Some(&[]), "None"),
+        ];
+        for (names, want) in cases {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.certificate.der().clone()).unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots);
+            let config = match names {
+                None => config.with_no_client_auth(),
+                Some(names) => {
+                    let (certificate, key) = authority.sign(names);
+                    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+                    config.with_client_auth_cert(vec![certificate.der().clone()], key).unwrap()
+                }
+            };
+            let stream = TcpStream::connect(addresses[1]).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+            assert_eq!(ask(stream).await, *want, "{names:?}");
         }
     }
 }

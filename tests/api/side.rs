@@ -149,7 +149,7 @@ pub async fn start(door: Door) -> Side {
         sync: seen,
         opa: fedgate::http::no_bundle(),
     };
-    tokio::spawn(serve(listener, parts, async {
+    tokio::spawn(serve(listener, None, parts, async {
         let _ = stop.await;
         drop(status);
     }));

@@ -2,9 +2,10 @@
 //!
 //! Invariant: an API that asks nobody who they are listens on a loopback that is ours alone.
 
+use super::files::server_tls;
 use super::{Loader, base_url, socket_address};
 use crate::config::raw::Section;
-use crate::config::{Http, HttpAuth, JwksPlace, JwtAuth};
+use crate::config::{Http, HttpAuth, JwksPlace, JwtAuth, ServerTls};
 
 impl Loader<'_> {
     pub(super) fn http(&self, mut section: Section<'_, '_>) -> Option<Http> {
@@ -37,8 +38,15 @@ impl Loader<'_> {
                 );
             }
         }
+        let tls = section.section("tls").and_then(|section| self.http_tls(section));
         section.finish();
-        Some(Http { listen: listen?, auth: auth? })
+        Some(Http { listen: listen?, auth: auth?, tls })
+    }
+
+    fn http_tls(&self, mut section: Section<'_, '_>) -> Option<ServerTls> {
+        let files = server_tls(&mut section, self.base);
+        section.finish();
+        files
     }
 
     fn jwt(&self, mut section: Section<'_, '_>) -> Option<JwtAuth> {
