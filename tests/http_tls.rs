@@ -96,7 +96,7 @@ fn get(
     stream.write_all(head.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8(answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
     let certificate = stream.conn.peer_certificates().unwrap()[0].to_vec();
     Ok(Answer { status: status.unwrap_or_else(|| panic!("{answer}")), certificate })
@@ -179,6 +179,28 @@ fn a_client_may_prove_itself_and_nobody_by_the_word_of_a_stranger() {
     let line = gateway.wait_for_line_after(mark, "did not come together");
     assert!(line.contains("DEBUG"), "{line}");
     assert!(!gateway.log().contains("intruder"));
+}
+
+#[test]
+fn opa_gets_the_bundle_by_its_certificate() {
+    let (authority, stranger) = (Authority::new("private"), Authority::new("strange"));
+    let opa = "[document]\nkind = \"file\"\npath = \"policy.json\"\n[opa]\ncertificates = [\"opa\"]\n";
+    let pair = server(&authority);
+    let setup = Setup::new(format!("{GATEWAY}{TLS}{CLIENT_CA}{opa}"))
+        .file("server.crt", pair.certificate)
+        .file("server.key", pair.private_key)
+        .file("clients.crt", authority.certificate())
+        .file("policy.json", r#"{"version": 1, "mask_library": {}, "subjects": {}}"#);
+    let gateway = Gateway::start(setup);
+    let get = |identity: Option<&Pair>| {
+        // It may be that no bundle was made yet, which OPA would wait for.
+        let path = "/opa/bundles/fedgate.tar.gz";
+        get(gateway.http(), &client(&authority, identity), path, "Prefer: wait=30\r\n")
+    };
+    assert_eq!(get(Some(&authority.client("opa"))).unwrap().status, 200);
+    assert_eq!(get(Some(&authority.client("curator"))).unwrap().status, 401);
+    assert_eq!(get(None).unwrap().status, 401);
+    assert!(get(Some(&stranger.client("opa"))).is_err());
 }
 
 #[test]

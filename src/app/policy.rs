@@ -33,9 +33,9 @@ enum PolicyCommand {
         /// Also write the bundle to this file, for an OPA that loads it by hand (opa run --bundle FILE).
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
-        /// Where OPA reaches the gateway's HTTP side.
-        #[arg(long, value_name = "URL", default_value = "http://fedgate:8080")]
-        url: String,
+        /// Where OPA reaches the gateway's HTTP side; default: http://fedgate:8080, or https with [http.tls].
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
     },
 }
 
@@ -97,6 +97,9 @@ pub fn run(arguments: &PolicyArgs, out: &mut impl Write) -> Result<Answer, Polic
             .and_then(|mut file| file.write_all(&bundle.bytes))
             .map_err(|error| PolicyError::Write { path: path.clone(), error })?;
     }
+    let tls = config.http.as_ref().is_some_and(|http| http.tls.is_some());
+    let default = if tls { "https://fedgate:8080" } else { "http://fedgate:8080" };
+    let url = url.as_deref().unwrap_or(default);
     write!(out, "{}", opa_config(&recipe.opa, url, &bundle.revision))?;
     Ok(Answer::Done)
 }

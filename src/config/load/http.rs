@@ -38,8 +38,12 @@ impl Loader<'_> {
                 );
             }
         }
+        let had_tls = section.has("tls");
         let tls = section.section("tls").and_then(|section| self.http_tls(section));
         section.finish();
+        if had_tls && tls.is_none() {
+            return None;
+        }
         Some(Http { listen: listen?, auth: auth?, tls })
     }
 

@@ -152,9 +152,16 @@ impl Loader<'_> {
         };
         let sources = self.sources(&mut root, context);
         let http = root.section("http").and_then(|section| self.http(section));
-        let (has_http, has_document) = (root.has("http"), root.has("document"));
+        let beside = opa::Beside {
+            document: root.has("document"),
+            http: root.has("http"),
+            // A section that is wrong in itself is reported once.
+            client_certificates: http
+                .as_ref()
+                .is_none_or(|http| http.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())),
+        };
         let document = root.section("document").and_then(|section| self.document(section));
-        let opa = root.section("opa").and_then(|section| self.opa(section, has_document, has_http));
+        let opa = root.section("opa").and_then(|section| self.opa(section, beside));
         let audit = root.section("audit").and_then(|section| self.audit(section));
         let sync = self.sync(&mut root, empty);
         let (log, log_level) = log(&mut root);

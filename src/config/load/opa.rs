@@ -13,27 +13,33 @@ use crate::config::{OpaSection, OtherCatalogs, ProbeSection, SigningAlgorithm, S
 /// OPAs that are asked what they enforce.
 const PROBES: usize = 64;
 
+/// What the section has to know of others.
+#[derive(Clone, Copy)]
+pub(super) struct Beside {
+    pub(super) document: bool,
+    pub(super) http: bool,
+    pub(super) client_certificates: bool,
+}
+
 impl Loader<'_> {
-    pub(super) fn opa(
-        &self,
-        mut section: Section<'_, '_>,
-        has_document: bool,
-        has_http: bool,
-    ) -> Option<OpaSection> {
+    pub(super) fn opa(&self, mut section: Section<'_, '_>, beside: Beside) -> Option<OpaSection> {
         let (has_token, has_certificates) = (section.has("token_file"), section.has("certificates"));
         let token = secret_file(&mut section, "token_file", self.base);
         let certificates = names(&mut section, "certificates");
         if !has_token && !has_certificates {
             section.missing("token_file", "the file with the bearer token that OPA shows, or certificates");
         }
-        if !has_document {
+        if !beside.document {
             section.problem(
                 "token_file",
                 "the bundle is made of the policy document, and there is no [document]",
             );
         }
-        if !has_http {
+        if !beside.http {
             section.problem("token_file", "the bundle is served under /opa/, and there is no [http]");
+        }
+        if has_certificates && !beside.client_certificates {
+            section.problem("certificates", "can never be met: [http.tls] names no client_ca");
         }
         let store = match section.path_of_file("store", self.base) {
             Some(found) => found.value,
