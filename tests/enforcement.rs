@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use opa::Opa;
 use serde_json::{Value, json};
+use support::certificates::Authority;
 use support::{Gateway, Setup, http_request};
 
 const TOKEN: &str = "the token of OPA";
@@ -424,6 +425,42 @@ fn a_signed_bundle_is_taken_and_a_forged_one_is_not() {
     });
     assert_eq!(now["enforced"], false);
     watched.gateway.stop();
+}
+
+#[test]
+fn an_opa_with_a_certificate_needs_no_token() {
+    let authority = Authority::new("the platform's");
+    let (server, opa) = (authority.server(&["127.0.0.1"]), authority.client("opa"));
+    let http = "listen = \"127.0.0.1:0\"\n\n[http.tls]\ncertificate = \"{dir}/http.crt\"\nprivate_key = \"{dir}/http.key\"\n\
+                client_ca = \"{dir}/ca.crt\"\n\n[document]";
+    let toml = toml("", "")
+        .replace("listen = \"127.0.0.1:0\"\n\n[document]", http)
+        .replace("token_file = \"{dir}/opa.token\"", "certificates = [\"opa\"]");
+    let setup = Setup::new(toml)
+        .file("policy.json", good(Some("sha256")))
+        .file("http.crt", server.certificate)
+        .file("http.key", server.private_key)
+        .file("ca.crt", authority.certificate())
+        .file("opa.crt", opa.certificate)
+        .file("opa.key", opa.private_key);
+    let gateway = Gateway::start(setup);
+    // The lines that the command writes, and where things are here.
+    let address = format!("https://{}", gateway.http());
+    let made = std::process::Command::new(support::fedgate())
+        .args(["policy", "bundle", "--url", &address, "--config"])
+        .arg(gateway.config_file())
+        .output()
+        .unwrap();
+    let folder = gateway.folder().display().to_string();
+    let lines = String::from_utf8(made.stdout)
+        .unwrap()
+        .replace("/run/secrets/", &format!("{folder}/"))
+        .replace("/var/lib/opa", &format!("{folder}/persisted"))
+        .replace("    credentials:", &format!("    tls:\n      ca_cert: {folder}/ca.crt\n    credentials:"));
+    let opa = Opa::configured(&lines);
+    gateway.wait_for_line("every OPA enforces the policy");
+    assert!(opa.mask("analyst").unwrap().contains("sha256"));
+    gateway.stop();
 }
 
 #[test]
