@@ -65,6 +65,8 @@ pub enum RefusalClass {
     Function,
     /// The text cannot be verified.
     Unverified,
+    /// A column would be seen that this subject may not see as it is.
+    Mask,
     /// Too long, too deep.
     Limit,
     /// Bytes that are not UTF-8, or a change of client encoding.
@@ -74,12 +76,13 @@ pub enum RefusalClass {
 }
 
 impl RefusalClass {
-    pub const ALL: [RefusalClass; 8] = [
+    pub const ALL: [RefusalClass; 9] = [
         RefusalClass::Write,
         RefusalClass::Mode,
         RefusalClass::Setting,
         RefusalClass::Function,
         RefusalClass::Unverified,
+        RefusalClass::Mask,
         RefusalClass::Limit,
         RefusalClass::Encoding,
         RefusalClass::Protocol,
@@ -92,6 +95,7 @@ impl RefusalClass {
             RefusalClass::Setting => "setting",
             RefusalClass::Function => "function",
             RefusalClass::Unverified => "unverified",
+            RefusalClass::Mask => "mask",
             RefusalClass::Limit => "limit",
             RefusalClass::Encoding => "encoding",
             RefusalClass::Protocol => "protocol",

@@ -79,6 +79,8 @@ label! {
         Throttled = "throttled",
         /// Unknown database, or a source that this user may not use from there.
         Access = "access",
+        /// The configuration policies deploy no reads of that source for this user.
+        Policy = "policy",
         /// A startup key outside the allow list.
         Setting = "setting",
         TooManyClients = "too_many_clients",

@@ -135,6 +135,7 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new()?);
         let status = Status::new();
         let (drain, draining) = watch::channel(Drain::Not);
+        let rulings = watch::Sender::new(Arc::new(session::Rulings::default()));
         let audit = config.audit.as_ref().map(|section| Audit::start(section, &metrics.audit)).transpose()?;
         let kept = Arc::new(Keepsakes {
             cancels: Arc::new(Cancels::default()),
@@ -147,6 +148,7 @@ impl Gateway {
                 panics: metrics.panics.clone(),
             })?,
             drain: draining.clone(),
+            rulings: rulings.subscribe(),
             trail: audit.as_ref().map(Audit::trail),
         });
 

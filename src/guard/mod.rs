@@ -92,10 +92,12 @@ pub fn judge_parameter_types(types: &[u8], ctx: &Context<'_>) -> Result<(), Refu
 
 /// Does this refusal stop the statements before it, too?
 fn is_of_the_whole_text(refusal: &Refusal) -> bool {
-    use crate::ids::RefusalClass::{Encoding, Function, Limit, Mode, Protocol, Setting, Unverified, Write};
+    use crate::ids::RefusalClass::{
+        Encoding, Function, Limit, Mask, Mode, Protocol, Setting, Unverified, Write,
+    };
     match refusal.class {
         Unverified | Limit => true,
-        Write | Mode | Setting | Function | Encoding | Protocol => false,
+        Write | Mode | Setting | Function | Mask | Encoding | Protocol => false,
     }
 }
 
@@ -338,7 +340,7 @@ impl Judge<'_> {
     /// A writer may do what would be refused as a write, but not undo what the gateway stands on.
     fn for_writer(&self, statement: &Statement<'_, '_>, refusal: Refusal) -> Outcome {
         use crate::ids::RefusalClass::{
-            Encoding, Function, Limit, Mode, Protocol, Setting, Unverified, Write,
+            Encoding, Function, Limit, Mask, Mode, Protocol, Setting, Unverified, Write,
         };
         debug_assert_eq!(self.mode, self::Mode::ReadWrite);
         let written = |effect| Ok((StatementClass::Write, effect));
@@ -368,7 +370,7 @@ impl Judge<'_> {
                 }
                 _ => Err(refusal),
             },
-            Unverified | Limit | Encoding | Protocol => Err(refusal),
+            Unverified | Limit | Mask | Encoding | Protocol => Err(refusal),
         }
     }
 }

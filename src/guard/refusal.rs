@@ -37,9 +37,11 @@ impl Refusal {
             | RefusalClass::Limit
             | RefusalClass::Encoding
             | RefusalClass::Protocol => true,
-            RefusalClass::Write | RefusalClass::Mode | RefusalClass::Setting | RefusalClass::Function => {
-                false
-            }
+            RefusalClass::Write
+            | RefusalClass::Mode
+            | RefusalClass::Setting
+            | RefusalClass::Function
+            | RefusalClass::Mask => false,
         }
     }
 
@@ -137,6 +139,19 @@ impl Refusal {
             SqlState::INSUFFICIENT_PRIVILEGE,
             format!("permission denied for {what} {}", short(name)),
         )
+    }
+
+    /// A read by somebody for whom something would have to be masked, and nothing on the way can do it.
+    pub fn masked(source: &SourceName, why: &str) -> Self {
+        let name = short(source.as_str());
+        Self::new(
+            RefusalClass::Mask,
+            SqlState::INSUFFICIENT_PRIVILEGE,
+            format!("permission denied for database {name}"),
+        )
+        .because(format!("{why}."))
+        .hint("Ask whoever keeps the configuration policies.")
+        .for_source(source)
     }
 
     pub(super) fn unverified(why: &str) -> Self {

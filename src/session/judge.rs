@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::aside::{Aside, LONG, Room};
+use super::ruling::{Ruling, Rulings, VEILED};
 use super::trail::{Reading, Voice};
 use crate::config;
 use crate::guard::{Admitted, Context, Mode, Refusal, Step, Verdict, VerdictCache, judge_parameter_types};
@@ -63,6 +64,10 @@ pub struct Judge {
     long: Long,
     /// Absent without an audit trail.
     voice: Option<Voice>,
+    rulings: Option<watch::Receiver<Arc<Rulings>>>,
+    ruling: Ruling,
+    /// The ruling is another one than when the session began.
+    ruled_anew: bool,
 }
 
 /// The verdict on a long text, which is worked out elsewhere.
@@ -124,7 +129,17 @@ impl Judge {
             aside,
             long: Long::None,
             voice: None,
+            rulings: None,
+            ruling: Ruling::Open,
+            ruled_anew: false,
         }
+    }
+
+    /// Obeys the configuration policies.
+    pub(super) fn with_rulings(mut self, mut rulings: watch::Receiver<Arc<Rulings>>) -> Self {
+        self.ruling = rulings.borrow_and_update().of(&self.snapshot.config.name, &self.who.user);
+        self.rulings = Some(rulings);
+        self
     }
 
     /// Tells the audit trail of what is refused, and of what is read if it asks for that.
@@ -162,10 +177,20 @@ impl Judge {
     /// Whether the policy is another one than when the session began.
     pub fn has_changed(&mut self) -> bool {
         self.refresh();
-        self.snapshot.generation != self.began
+        self.snapshot.generation != self.began || self.ruled_anew
     }
 
     fn refresh(&mut self) {
+        if let Some(rulings) = &mut self.rulings
+            && rulings.has_changed().unwrap_or(false)
+        {
+            let ruling = rulings.borrow_and_update().of(&self.snapshot.config.name, &self.who.user);
+            if ruling != self.ruling {
+                self.ruling = ruling;
+                self.ruled_anew = true;
+                self.revoked |= self.ruling.ends(self.snapshot.config.is_engine(&self.who.user));
+            }
+        }
         match self.snapshots.has_changed() {
             Ok(false) => {}
             Ok(true) => {
@@ -262,6 +287,40 @@ impl Judge {
     }
 
     pub fn verdict(&mut self, sql: &[u8]) -> Arc<Verdict> {
+        let verdict = self.judged(sql);
+        if self.ruling == Ruling::Open {
+            return verdict;
+        }
+        self.ruled(sql, verdict)
+    }
+
+    /// A verdict of the guard, unless it lets somebody read for whom nothing on the way makes the masks.
+    fn ruled(&self, sql: &[u8], verdict: Arc<Verdict>) -> Arc<Verdict> {
+        let shows = |step: &Step| match step {
+            Step::Admit(admitted) => match admitted.class {
+                StatementClass::Read | StatementClass::Write => true,
+                StatementClass::Transaction | StatementClass::Session | StatementClass::Empty => false,
+            },
+            Step::Refuse(_) => false,
+        };
+        let end_user = self.end_user(sql);
+        let may = self.ruling.lets_read(end_user.as_ref().map(|end_user| &*end_user.user));
+        if may || !verdict.steps.iter().any(shows) {
+            return verdict;
+        }
+        let refusal = Refusal::masked(&self.snapshot.config.name, VEILED);
+        Arc::new(Verdict { form: verdict.form, steps: vec![Step::Refuse(refusal)] })
+    }
+
+    /// A call of a function by its number names no end user.
+    pub(super) fn may_call(&self) -> Result<(), Refusal> {
+        match self.ruling.lets_read(None) {
+            true => Ok(()),
+            false => Err(Refusal::masked(&self.snapshot.config.name, VEILED)),
+        }
+    }
+
+    fn judged(&mut self, sql: &[u8]) -> Arc<Verdict> {
         self.refresh();
         if let Long::Answered(answer) = &self.long
             && answer.generation == self.snapshot.generation

@@ -10,6 +10,7 @@ mod drain;
 mod judge;
 mod prepared;
 mod relay;
+mod ruling;
 mod scram;
 mod startup;
 mod throttle;
@@ -32,6 +33,7 @@ pub use cancel::Cancels;
 pub use drain::Drain;
 pub use judge::{Judge, Snapshot, Who};
 pub use relay::{End, Parts, Relay, Timeouts};
+pub use ruling::{Ruling, Rulings, Why};
 pub use startup::ClientStream;
 pub use throttle::Throttle;
 pub use tls::Tls;
@@ -72,6 +74,8 @@ pub struct Keepsakes {
     /// Where long texts are judged.
     pub aside: Arc<Aside>,
     pub drain: watch::Receiver<Drain>,
+    /// What the configuration policies have decided.
+    pub rulings: watch::Receiver<Arc<Rulings>>,
     /// Where refusals are told of; absent without an audit trail.
     pub trail: Option<Arc<Trail>>,
 }
@@ -152,23 +156,28 @@ async fn told_to_drain(mut drain: watch::Receiver<Drain>) {
 }
 
 /// Passes the word to drain on to one session, and says it to that session alone when a reload has
-/// taken its source, or its access to it. Never ends by itself.
+/// taken its source, or its access to it, or a policy its reads. Never ends by itself.
 async fn watch_over(
     word: watch::Sender<Drain>,
     mut drain: watch::Receiver<Drain>,
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    mut rulings: watch::Receiver<Arc<Rulings>>,
+    source: SourceName,
     who: Who,
 ) {
     loop {
         let said = *drain.borrow_and_update();
+        let ruling = rulings.borrow_and_update().of(&source, &who.user);
         let allowed = snapshots.borrow_and_update().as_ref().is_none_or(|snapshot| {
             snapshot.config.allows(&who.user, who.address.ip().to_canonical(), who.certified)
+                && !ruling.ends(snapshot.config.is_engine(&who.user))
         });
         let said = if allowed { said } else { Drain::Now };
         word.send_if_modified(|heard| std::mem::replace(heard, said) != said);
         let kept = tokio::select! {
             heard = drain.changed() => heard,
             heard = snapshots.changed() => heard,
+            heard = rulings.changed() => heard,
         };
         if kept.is_err() {
             // Nobody keeps this source any more.
@@ -222,7 +231,9 @@ pub async fn serve<S>(
     let user = who.user.clone();
     tracing::info!(source = %config.name, %user, %address, took = ?began.elapsed(), "session began");
     let (word, drain) = watch::channel(*kept.drain.borrow());
-    let watch_over = watch_over(word, kept.drain.clone(), open.snapshots.clone(), who.clone());
+    let (snapshots, rulings) = (open.snapshots.clone(), kept.rulings.clone());
+    let watch_over =
+        watch_over(word, kept.drain.clone(), snapshots, rulings, config.name.clone(), who.clone());
     let _watched = AbortOnDropHandle::new(tokio::spawn(watch_over));
     let voice = kept.trail.as_ref().map(|trail| trail::Voice {
         trail: Arc::clone(trail),
@@ -238,7 +249,8 @@ pub async fn serve<S>(
         Arc::clone(&open.stale),
         Arc::clone(&kept.aside),
     )
-    .with_voice(voice);
+    .with_voice(voice)
+    .with_rulings(kept.rulings.clone());
     let relay = Relay::new(Parts {
         client: stream,
         client_buffers: buffers.client,
@@ -363,6 +375,10 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let settings = startup_settings(&startup)?;
     *waiting = Some(open.clone());
     let snapshot = snapshot(open).await?;
+    let ruling = kept.rulings.borrow().of(open.source.name(), &user);
+    if let Some(error) = ruling.at_start(open.source.name(), snapshot.config.is_engine(&user)) {
+        return Err(StartupEnd::Refused(StartupFailure::Policy, error));
+    }
 
     let mode = if snapshot.config.is_writer(&user) { Mode::ReadWrite } else { Mode::ReadOnly };
     let name_prefix = format!("fedgate/{user}");

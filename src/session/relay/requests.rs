@@ -112,7 +112,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 if self.may_be_passed_over() {
                     return Ok(Handled::Wait);
                 }
-                match judge_function_call(body) {
+                match self.judge.may_call().and_then(|()| judge_function_call(body)) {
                     Ok(permit) => {
                         self.judge.count_admitted(StatementClass::Read);
                         if let Some(readings) = &mut self.readings {
