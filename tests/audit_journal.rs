@@ -67,7 +67,7 @@ async fn statements(journal: &Journal) -> Vec<Statements> {
     let waiting = journal.oldest(usize::MAX, usize::MAX).await.unwrap();
     let statements = waiting.into_iter().filter_map(|waiting| match waiting.event.what {
         What::Statements(statements) => Some(statements),
-        What::PolicyRun(_) | What::Lost(_) => None,
+        What::PolicyRun(_) | What::Change(_) | What::Lost(_) => None,
     });
     statements.collect()
 }

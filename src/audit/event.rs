@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here is unbounded but the subjects that a run touched.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +22,29 @@ pub enum What {
     PolicyRun(PolicyRun),
     Statements(Statements),
     Lost(Lost),
+    Change(Change),
+}
+
+/// Something about policy that changed without anybody asking for it just then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    pub kind: ChangeKind,
+    /// The source that a deployment is of, or the bundle that is enforced.
+    pub target: Arc<str>,
+    /// For people.
+    pub message: Arc<str>,
+    /// Reads are deployed, or the bundle is enforced.
+    pub good: bool,
+    /// What else is worth finding again, by name; few and short.
+    pub facts: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChangeKind {
+    /// What the configuration policies deploy for a workload on a source.
+    Deployment,
+    /// Every OPA enforces a bundle.
+    Enforcement,
 }
 
 /// One run of the loop, from its trigger to its outcome.
@@ -105,6 +129,6 @@ impl Event {
 
     /// Does this event tell of a policy, so that it may use the reserve?
     pub fn is_policy(&self) -> bool {
-        matches!(self.what, What::PolicyRun(_))
+        matches!(self.what, What::PolicyRun(_) | What::Change(_))
     }
 }

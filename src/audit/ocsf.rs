@@ -7,7 +7,9 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::event::{Actor, Event, Lost, Outcome, PolicyRun, SYSTEM, Statements, Verdict, What};
+use super::event::{
+    Actor, Change, ChangeKind, Event, Lost, Outcome, PolicyRun, SYSTEM, Statements, Verdict, What,
+};
 
 /// `VictoriaLogs` skips lines from 256 KiB on, with status 200; what flattening adds has to fit, too.
 pub const LINE_LIMIT: usize = 200 << 10;
@@ -34,6 +36,7 @@ pub fn lines(event: &Event, style: Style) -> Vec<String> {
         What::PolicyRun(run) => policy_run(event, run, style),
         What::Statements(statements) => vec![line(&self::statements(event, statements))],
         What::Lost(lost) => vec![line(&self::lost(event, *lost))],
+        What::Change(change) => vec![line(&self::change(event, change))],
     }
 }
 
@@ -231,6 +234,30 @@ fn statements(event: &Event, statements: &Statements) -> Map<String, Value> {
             "tables_left_out": statements.tables.len() - tables.len(),
         }),
     );
+    map
+}
+
+fn change(event: &Event, change: &Change) -> Map<String, Value> {
+    let class = Class {
+        category: 3,
+        category_name: "Identity & Access Management",
+        class: 3004,
+        class_name: "Entity Management",
+        activity: 3,
+        activity_name: "Update",
+    };
+    let severity = if change.good { Severity::Informational } else { Severity::Medium };
+    let mut map = base(event, "fedgate", &class, severity, change.message.to_string());
+    let kind = match change.kind {
+        ChangeKind::Deployment => "Deployment",
+        ChangeKind::Enforcement => "Policy bundle",
+    };
+    map.insert("status_id".into(), if change.good { 1 } else { 2 }.into());
+    map.insert("actor".into(), json!({"user": {"name": SYSTEM, "type_id": 3}}));
+    map.insert("entity".into(), json!({"name": &*change.target, "type": kind, "type_id": 99}));
+    let facts: Map<String, Value> =
+        change.facts.iter().map(|(name, value)| (name.to_string(), (**value).into())).collect();
+    map.insert("unmapped".into(), Value::Object(facts));
     map
 }
 

@@ -431,7 +431,7 @@ impl Totals {
 impl Lost {
     fn count(&mut self, what: &What) {
         match what {
-            What::PolicyRun(_) => {}
+            What::PolicyRun(_) | What::Change(_) => {}
             What::Statements(statements) => {
                 let of = match statements.verdict {
                     super::event::Verdict::Admitted { .. } => &mut self.reads,

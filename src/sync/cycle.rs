@@ -99,6 +99,11 @@ impl<C: Catalog, P: Publisher, T: Trail> Cycle<C, P, T> {
         Ok(Self { parts, memory, picture: None })
     }
 
+    /// What the catalog said last.
+    pub fn picture(&self) -> Option<Arc<Picture>> {
+        self.picture.clone()
+    }
+
     pub fn memory(&self) -> &Memory {
         &self.memory
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::catalog::Hint;
+use super::catalog::{Hint, Picture};
 use super::planner::safety::Held;
 use super::planner::{Change, Plan};
 use crate::audit::event::Actor;
@@ -140,6 +140,9 @@ pub struct SyncStatus {
     /// What the last run published that published anything; shown with its enforcement.
     #[serde(skip)]
     pub published: Option<PublishedDocument>,
+    /// What the catalog said last, for whoever decides by it.
+    #[serde(skip)]
+    pub picture: Option<Arc<Picture>>,
 }
 
 fn rfc3339<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::catalog::{Catalog, Hint};
+use super::catalog::{Catalog, Hint, Picture};
 use super::cycle::{Cycle, Done, Parts, Reading, Word};
 use super::handle::{Ask, Cause, QUEUE, Report, Request, RunError, SyncStatus};
 use super::lease::Standing;
@@ -344,6 +344,7 @@ impl<C: Catalog, P: Publisher, T: Trail> Loop<C, P, T> {
             metrics: &self.metrics,
             revision: self.cycle.history().newest(),
             rolled_back_to: self.cycle.memory().rolled_back_to,
+            picture: self.cycle.picture(),
             now: self.cycle.now(),
         };
         told.tell(&done, dry_run, began.elapsed());
@@ -373,6 +374,7 @@ struct Told<'t> {
     metrics: &'t SyncMetrics,
     revision: Option<u64>,
     rolled_back_to: Option<u64>,
+    picture: Option<Arc<Picture>>,
     now: std::time::SystemTime,
 }
 
@@ -433,6 +435,7 @@ impl Told<'_> {
             metrics.in_a_row.set(i64::try_from(status.failures_in_a_row).unwrap_or(i64::MAX));
             status.revision = self.revision;
             status.rolled_back_to = self.rolled_back_to;
+            status.picture = self.picture;
             match done {
                 Ok(Done { report, .. }) => {
                     status.tables_processed = report.tables_processed;
