@@ -22,7 +22,7 @@ const WATCH: Duration = Duration::from_secs(2);
 /// Rounds that are not counted.
 const WARM_UP: usize = 5;
 /// Rounds by webhook, by hand and by timer.
-const ROUNDS: [usize; 3] = [50, 10, 5];
+const ROUNDS: [usize; 3] = [50, 10, 10];
 
 fn document() -> String {
     let scope = json!([{"catalog": "climscore", "schema": "public", "table": "*"}]);
