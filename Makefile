@@ -27,7 +27,7 @@ test: ## everything but Trino: format, lints, unit and integration tests with re
 matrix: ## what depends on PostgreSQL's version, on 14 and 18 (VERSIONS='16 17' for others)
 	@scripts/matrix $(VERSIONS)
 
-e2e: ## Trino 476 reading, and failing to write, through the gateway
+e2e: ## Trino 476 reading, failing to write, and masking what the catalog tags, with OPA and the gateway (5 min)
 	@scripts/e2e
 
 bench: ## statements and bytes through the gateway, direct and through socat

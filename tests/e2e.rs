@@ -10,8 +10,23 @@ mod support;
 #[path = "clients/kit.rs"]
 mod kit;
 
+#[path = "enforcement/opa.rs"]
+mod opa;
+
+#[path = "e2e/house.rs"]
+mod house;
+
+#[path = "e2e/trino.rs"]
+mod trino;
+
 #[path = "e2e/masks.rs"]
 mod masks;
+
+#[path = "e2e/layers.rs"]
+mod layers;
+
+#[path = "e2e/redaction.rs"]
+mod redaction;
 
 use std::net::TcpListener;
 

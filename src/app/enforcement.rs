@@ -328,8 +328,9 @@ impl Service {
     }
 
     fn book(&self, publication: Publication) {
+        let now = SystemTime::now();
         let _: Result<(), std::convert::Infallible> =
-            self.proof.write(SystemTime::now(), |proof| Ok(proof.published(publication)));
+            self.proof.write(now, |proof| Ok(proof.published(publication, now)));
     }
 
     /// When the catalog said what led to this document, if the loop published it.

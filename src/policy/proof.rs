@@ -139,9 +139,9 @@ impl Proof {
         self.rules = rules;
     }
 
-    /// A bundle is to be had from now on. The times that earlier ones and this one took, of those that are proved now.
-    pub fn published(&mut self, publication: Publication) -> Vec<Duration> {
-        let now = publication.published_at;
+    /// A bundle is to be had, since its `published_at`. The times that earlier ones and this one took, of those that are
+    /// proved now: an OPA may have reported it before it came into the books.
+    pub fn published(&mut self, publication: Publication, now: SystemTime) -> Vec<Duration> {
         if self.publications.back().is_some_and(|newest| newest.revision == publication.revision) {
             return Vec::new();
         }
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn the_last_of_all_proves_it() {
         let mut proof = proof(2);
-        assert_eq!(proof.published(publication("a", Some(0), 1)), seconds(&[]));
+        assert_eq!(proof.published(publication("a", Some(0), 1), at(1)), seconds(&[]));
         assert_eq!(proof.reported(report("one", Some("a"), None), at(2)), Ok(seconds(&[])));
         assert!(!proof.enforced(at(2)), "two are expected");
         assert_eq!(proof.reported(report("two", None, None), at(3)), Ok(seconds(&[])));
@@ -348,18 +348,26 @@ mod tests {
     }
 
     #[test]
+    fn what_an_opa_reports_before_it_is_in_the_books_is_not_proved_before_the_report() {
+        let mut proof = proof(1);
+        assert_eq!(proof.reported(report("one", Some("a"), None), at(4)), Ok(seconds(&[])));
+        assert_eq!(proof.published(publication("a", Some(0), 1), at(5)), seconds(&[5]));
+        assert_eq!(proof.standing(at(5)).publications[0].enforced_at, Some(at(5)));
+    }
+
+    #[test]
     fn two_on_different_revisions_prove_nothing() {
         let mut proof = proof(1);
-        proof.published(publication("a", None, 0));
+        proof.published(publication("a", None, 0), at(0));
         proof.reported(report("one", Some("a"), None), at(0)).unwrap();
-        proof.published(publication("b", Some(10), 11));
+        proof.published(publication("b", Some(10), 11), at(11));
         assert_eq!(proof.waiting_since(), Some(at(10)));
         proof.reported(report("two", Some("a"), None), at(12)).unwrap();
         proof.reported(report("one", Some("b"), None), at(12)).unwrap();
         assert!(!proof.enforced(at(12)));
         assert_eq!(proof.counts(at(12)), Counts { current: 1, lagging: 1, ..Counts::default() });
         // What is superseded before everybody has it is proved with what came after it.
-        proof.published(publication("c", Some(13), 14));
+        proof.published(publication("c", Some(13), 14), at(14));
         proof.reported(report("one", Some("c"), None), at(15)).unwrap();
         assert_eq!(proof.reported(report("two", Some("c"), None), at(20)), Ok(seconds(&[10, 7])));
         assert_eq!(proof.waiting_since(), None);
@@ -368,7 +376,7 @@ mod tests {
     #[test]
     fn who_fails_or_is_silent_is_no_proof_until_forgotten() {
         let mut proof = proof(1);
-        proof.published(publication("a", None, 0));
+        proof.published(publication("a", None, 0), at(0));
         proof.reported(report("one", Some("a"), None), at(1)).unwrap();
         proof.reported(report("two", Some("a"), Some("bundle_error")), at(1)).unwrap();
         assert!(!proof.enforced(at(1)));
@@ -389,7 +397,7 @@ mod tests {
     fn the_books_are_bounded() {
         let mut proof = proof(1);
         for number in 0..1000 {
-            proof.published(publication(&number.to_string(), None, number));
+            proof.published(publication(&number.to_string(), None, number), at(number));
         }
         assert_eq!(proof.standing(at(0)).publications.len(), PUBLICATIONS);
         for number in 0..INSTANCES {
@@ -403,7 +411,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_harms_nobody() {
         let mut proof = proof(1);
-        proof.published(publication("a", Some(100), 90));
+        proof.published(publication("a", Some(100), 90), at(90));
         assert_eq!(proof.reported(report("one", Some("a"), None), at(80)), Ok(seconds(&[0])));
         assert!(proof.enforced(at(10)));
     }

@@ -383,7 +383,7 @@ fn clip(text: &str) -> String {
 }
 
 /// Statements at the source that begin like nothing that reads.
-fn foreign(arrived: &[Logged]) -> Vec<String> {
+pub fn foreign(arrived: &[Logged]) -> Vec<String> {
     const READS: &[&str] = &[
         "",
         "ABORT",

@@ -35,7 +35,7 @@ JVM = """\
 class TrinoServer:
     """Trino with one catalog, climscore, whose connection stands in CLIMSCORE_RO_* of `environment`.
 
-    `files` are more of its configuration, by their names below `etc`; `catalog` are more lines of the catalog's own.
+    `files` are more of its configuration, by their names below `etc` (None: no such file); `catalog` are more lines of the catalog's own.
     """
 
     def __init__(self, environment, patience=180, files=None, catalog=""):
@@ -84,6 +84,8 @@ class TrinoServer:
             **self.files,
         }
         for name, text in files.items():
+            if text is None:
+                continue
             with open(os.path.join(etc, name), "w", encoding="utf-8") as out:
                 out.write(text)
         jdk = os.environ["FEDGATE_TRINO_JDK"]

@@ -1,4 +1,4 @@
-//! Real Trino under real OPA with our bundle, straight at the source: OPA is the only guard here.
+//! Real Trino under real OPA with our bundle, straight at the source: what OPA answers is what Trino shows.
 //!
 //! Invariant: what a masked column ought to show is what PostgreSQL makes of the same mask's own text.
 
@@ -87,7 +87,7 @@ fn tables() -> String {
     format!(
         "CREATE TYPE mood AS ENUM ('so so'); CREATE TABLE kinds (id integer, {}); INSERT INTO kinds (id) VALUES (1); {} \
          CREATE TABLE filtered AS SELECT g AS id, g % 10 AS region FROM generate_series(1, 100) g; \
-         CREATE TABLE hidden AS SELECT 1 AS id; CREATE SCHEMA emptied",
+         CREATE TABLE hidden AS SELECT 1 AS id",
         columns.join(", "),
         rows.join("\n")
     )
@@ -160,7 +160,7 @@ fn trimmed(value: &Value, kind: &str) -> Value {
 
 #[test]
 #[ignore = "starts Trino; run it with: make e2e"]
-fn opa_alone_masks_filters_and_refuses() {
+fn opa_alone_masks_and_filters() {
     let source = Postgres::climscore(Options::default());
     source.execute("climscore", &tables());
     let before = source.fingerprint();
@@ -188,14 +188,6 @@ fn opa_alone_masks_filters_and_refuses() {
     ];
     let transcript = run(&Program::Python("run_trino_masks.py"), "direct", endpoint, &more);
     masks(&transcript, &source);
-    let (denials, others): (Vec<_>, Vec<_>) = transcript
-        .0
-        .iter()
-        .filter(|step| step.name == "write")
-        .partition(|step| step.text("error") == "PERMISSION_DENIED");
-    let others: Vec<_> = others.iter().map(|step| &step.record).collect();
-    assert!(others.is_empty(), "not refused by OPA: {others:#?}");
-    let writes = denials.len();
     for step in transcript.0.iter().filter(|step| step.name == "type") {
         assert!(step.record.get("value").is_some(), "{}: {}", step.text("type"), step.record);
     }
@@ -217,7 +209,6 @@ fn opa_alone_masks_filters_and_refuses() {
     assert_eq!(said("tables", "stranger"), denied);
     let changed = source.fingerprint().difference(&before);
     assert!(changed.is_empty(), "the source changed: {changed:?}");
-    eprintln!("e2e: {writes} writes of an admin refused by OPA alone");
 }
 
 fn masks(transcript: &Transcript, source: &Postgres) {

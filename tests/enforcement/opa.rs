@@ -2,6 +2,8 @@
 //!
 //! Invariant: the process ends with its value.
 
+#![allow(dead_code, reason = "each test crate uses its own part of this")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -86,6 +88,11 @@ impl Opa {
             self.address = format!("127.0.0.1:{port}");
         }
         self.request("GET", "/health", "").is_some_and(|(status, _)| status == 200)
+    }
+
+    /// Has it a bundle?
+    pub fn loaded(&self) -> bool {
+        self.request("GET", "/health?bundles", "").is_some_and(|(status, _)| status == 200)
     }
 
     fn request(&self, method: &str, path: &str, body: &str) -> Option<(u16, String)> {

@@ -12,11 +12,12 @@
 //! let (signature, body) = catalog.event("pg.shop.public.customers", "secret");
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -69,6 +70,8 @@ struct Table {
     name: String,
     columns: Vec<Column>,
     deleted: bool,
+    /// In milliseconds since 1970: when it, or a label in it, was changed last.
+    updated_at: u64,
     /// Held to the schemas; absurd names are not.
     lawful: bool,
 }
@@ -97,6 +100,7 @@ struct Store {
 pub struct OpenMetadata {
     address: SocketAddr,
     store: Arc<Mutex<Store>>,
+    law: Arc<Law>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -109,12 +113,13 @@ impl OpenMetadata {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let served = Arc::clone(&store);
+        let (served, held) = (Arc::clone(&store), Arc::clone(&law));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async move {
-                let app = axum::Router::new()
-                    .fallback(move |request: Request| answer(Arc::clone(&served), Arc::clone(&law), request));
+                let app = axum::Router::new().fallback(move |request: Request| {
+                    answer(Arc::clone(&served), Arc::clone(&held), request)
+                });
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 tokio::select! {
                     () = serve(listener, app) => {}
@@ -122,7 +127,7 @@ impl OpenMetadata {
                 }
             });
         });
-        Self { address, store, stop: Some(stop), thread: Some(thread) }
+        Self { address, store, law, stop: Some(stop), thread: Some(thread) }
     }
 
     /// What `base_url` has to be.
@@ -155,7 +160,13 @@ impl OpenMetadata {
         let columns = columns.iter().map(column).collect();
         let mut store = self.store();
         store.tables.retain(|table| table.name != name);
-        store.tables.push(Table { name: name.to_owned(), columns, deleted: false, lawful });
+        store.tables.push(Table {
+            name: name.to_owned(),
+            columns,
+            deleted: false,
+            updated_at: now(),
+            lawful,
+        });
     }
 
     /// A label on a column; `state` is Suggested or Confirmed.
@@ -177,6 +188,7 @@ impl OpenMetadata {
     fn column(&self, table: &str, column: &str, change: impl FnOnce(&mut Column)) {
         let mut store = self.store();
         let table = store.tables.iter_mut().find(|known| known.name == table).expect("the table is there");
+        table.updated_at = now();
         change(table.columns.iter_mut().find(|known| known.name == column).expect("the column is there"));
     }
 
@@ -222,7 +234,7 @@ impl OpenMetadata {
             "entityId": "5f2b1c7e-0d8a-4b35-9c8f-6b1f0e6d2a11", "entityFullyQualifiedName": table,
             "previousVersion": 0.1, "currentVersion": 0.2, "userName": "admin", "timestamp": 1_700_000_000_000_u64,
         });
-        Law::read().hold("type/changeEvent.json", &event).unwrap();
+        self.law.hold("type/changeEvent.json", &event).unwrap();
         let body = event.to_string();
         let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).unwrap();
         mac.update(body.as_bytes());
@@ -263,6 +275,8 @@ async fn serve(listener: tokio::net::TcpListener, app: axum::Router) {
 /// OpenMetadata's schemas.
 struct Law {
     folder: PathBuf,
+    /// By name. To read one takes longer than to answer, and what is measured is not this server.
+    read: Mutex<HashMap<String, Arc<jsonschema::Validator>>>,
 }
 
 struct Folder(PathBuf);
@@ -284,18 +298,34 @@ impl Law {
         assert!(run.status.success(), "scripts/setup-clients openmetadata failed; what it said stands above");
         let text = String::from_utf8(run.stdout).unwrap();
         let folder = text.lines().find_map(|line| line.strip_prefix("FEDGATE_OPENMETADATA_SPEC="));
-        Self { folder: folder.expect("the script prints the folder").into() }
+        Self { folder: folder.expect("the script prints the folder").into(), read: Mutex::default() }
     }
 
     fn hold(&self, schema: &str, value: &Value) -> Result<(), String> {
-        let schema = json!({"$ref": format!("https://open-metadata.org/schema/{schema}")});
+        let validator = self.validator(schema)?;
+        validator.validate(value).map_err(|error| format!("{error} in {value}"))
+    }
+
+    fn validator(&self, name: &str) -> Result<Arc<jsonschema::Validator>, String> {
+        let mut read = self.read.lock().unwrap();
+        if let Some(known) = read.get(name) {
+            return Ok(Arc::clone(known));
+        }
+        let schema = json!({"$ref": format!("https://open-metadata.org/schema/{name}")});
         let validator = jsonschema::options()
             .with_draft(jsonschema::Draft::Draft7)
             .with_retriever(Folder(self.folder.clone()))
             .build(&schema)
             .map_err(|error| error.to_string())?;
-        validator.validate(value).map_err(|error| format!("{error} in {value}"))
+        let validator = Arc::new(validator);
+        read.insert(name.to_owned(), Arc::clone(&validator));
+        Ok(validator)
     }
+}
+
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    now.as_millis().try_into().unwrap()
 }
 
 fn error(status: u16, message: &str) -> Response {
@@ -478,7 +508,7 @@ fn entity(store: &mut Store, law: &Law, at: usize, query: &str) -> Value {
         "name": table.name.rsplit('.').next(),
         "fullyQualifiedName": table.name,
         "tableType": "Regular", "serviceType": "Postgres", "version": 0.1, "updatedBy": "admin",
-        "updatedAt": 1_700_000_000_000_u64, "deleted": table.deleted,
+        "updatedAt": table.updated_at, "deleted": table.deleted,
     });
     if columns {
         value["columns"] = table.columns.iter().map(column).collect();
