@@ -144,7 +144,8 @@ impl Watched {
 
 #[test]
 fn a_change_of_the_document_is_enforced_and_proved() {
-    let watched = Watched::start(&good(None), "instances = 2", "");
+    let audit = "[audit]\nkind = \"file\"\npath = \"{dir}/audit.jsonl\"\nspool = \"{dir}/spool\"\n";
+    let watched = Watched::start(&good(None), "instances = 2", audit);
     let (one, two) = (watched.opa("one"), watched.opa("two"));
     watched.until("enforced by both", |now| now["enforced"] == true);
     assert_eq!(one.mask("analyst"), None);
@@ -173,6 +174,19 @@ fn a_change_of_the_document_is_enforced_and_proved() {
     assert_eq!(watched.metric("fedgate_opa_instances{state=\"current\"}"), 2.0);
     assert!(watched.metric("fedgate_policy_lag_seconds_count") >= 1.0);
     assert_eq!(watched.metric("fedgate_policy_unenforced_since_timestamp_seconds"), 0.0);
+
+    // The auditor can read it later.
+    let trail = watched.gateway.folder().join("audit.jsonl");
+    let revision = newest["revision"].as_str().unwrap();
+    until(|| {
+        let text = std::fs::read_to_string(&trail).unwrap_or_default();
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        events.filter(|event| event["class_uid"] == 3004).any(|event| {
+            event["unmapped"]["revision"] == revision
+                && event["entity"]["name"] == revision
+                && event["status_id"] == 1
+        })
+    });
 
     // A document that means the same to Trino is no other bundle.
     let pollers = watched.metric("fedgate_bundle_requests_total{outcome=\"sent\"}");

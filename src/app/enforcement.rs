@@ -14,6 +14,8 @@ use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::policy_loop::stand_back;
+use crate::audit::event::{Change, ChangeKind, Event, What};
+use crate::audit::journal::Journal;
 use crate::client;
 use crate::config::{
     Config, OpaSection, OtherCatalogs, ProbeSection, Secret, SecretFile, SigningAlgorithm, SigningSection,
@@ -23,7 +25,7 @@ use crate::http::{BundleFault, OpaView, ProbeResult, ProofBook, Served, SyncView
 use crate::metrics::{Build, OpaMetrics, Probe};
 use crate::policy::bundle::{Bundle, BundleError, Packing};
 use crate::policy::probe::{self, Answer};
-use crate::policy::proof::{Proof, Publication, Rules};
+use crate::policy::proof::{Proof, Proved, Publication, Rules};
 use crate::policy::sign::{KeyError, Signer, Signing};
 use crate::policy::{self, MaskKey, Settings};
 use crate::sync::disk;
@@ -138,6 +140,7 @@ impl Enforcement {
     pub fn start(
         in_force: watch::Receiver<InForce>,
         sync: watch::Receiver<Option<SyncView>>,
+        journal: Option<Journal>,
         metrics: OpaMetrics,
     ) -> Self {
         let recipe = watch::Sender::new(None);
@@ -153,6 +156,7 @@ impl Enforcement {
             results: results.subscribe(),
             serve,
             proof: proof.clone(),
+            journal,
             metrics: metrics.clone(),
         };
         let stopped = stop.clone();
@@ -224,6 +228,8 @@ struct Service {
     results: watch::Receiver<Vec<ProbeResult>>,
     serve: watch::Sender<Served>,
     proof: ProofBook,
+    /// Where it is recorded that a change is enforced.
+    journal: Option<Journal>,
     metrics: OpaMetrics,
 }
 
@@ -257,6 +263,7 @@ impl Service {
                 _ = tick.tick() => {
                     let now = SystemTime::now();
                     let _: Result<(), std::convert::Infallible> = self.proof.write(now, |proof| Ok(proof.tick(now)));
+                    self.record(now).await;
                 }
             }
         }
@@ -324,6 +331,37 @@ impl Service {
         let written = tokio::task::spawn_blocking(move || keep(&store, &kept.bytes)).await;
         if let Err(error) = written.map_err(std::io::Error::other).and_then(|written| written) {
             tracing::error!(%error, "the bundle cannot be kept for the next start; see opa.store");
+        }
+    }
+
+    /// An event for each change that every OPA enforces now.
+    async fn record(&self, now: SystemTime) {
+        let proved = self.proof.take_proved();
+        let Some(journal) = &self.journal else { return };
+        for Proved { revision, document, lag } in proved {
+            let event = Event {
+                id: Event::new_id(),
+                at: now,
+                what: What::Change(Change {
+                    kind: ChangeKind::Enforcement,
+                    target: Arc::clone(&revision),
+                    message: format!(
+                        "every OPA enforces the policy, {:.3} s after the change",
+                        lag.as_secs_f64()
+                    )
+                    .into(),
+                    good: true,
+                    facts: [
+                        ("revision".into(), revision),
+                        ("document".into(), document),
+                        ("lag_seconds".into(), format!("{:.3}", lag.as_secs_f64()).into()),
+                    ]
+                    .into(),
+                }),
+            };
+            if let Err(error) = journal.record(event).await {
+                tracing::error!(%error, "that the policy is enforced is not in the audit trail");
+            }
         }
     }
 

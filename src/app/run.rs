@@ -175,7 +175,8 @@ impl Gateway {
 
         let outlet = Outlet::default();
         let handle = outlet.handle();
-        let mut enforcement = Enforcement::start(handle.in_force(), view.subscribe(), metrics.opa.clone());
+        let mut enforcement =
+            Enforcement::start(handle.in_force(), view.subscribe(), journal.clone(), metrics.opa.clone());
         enforcement.configure(Recipe::of(&config));
         let mut tasks = JoinSet::new();
         if let Some(listener) = http {

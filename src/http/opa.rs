@@ -26,7 +26,7 @@ use super::server::{Parts, as_json};
 use crate::config::SecretFile;
 use crate::metrics::{BundleAnswer, OpaMetrics, OpaReport, OpaState, Probe};
 use crate::policy::bundle::Bundle;
-use crate::policy::proof::{Proof, Standing};
+use crate::policy::proof::{Proof, Proved, Standing};
 use crate::policy::status::Report;
 
 /// Longest that a request waits for a change, whatever it asks for; it is answered with 304 and comes again.
@@ -116,6 +116,11 @@ impl ProofBook {
             tracing::info!(?lag, opas = counts.current, "every OPA enforces the policy");
         }
         Ok(())
+    }
+
+    /// What was proved since this was asked last.
+    pub fn take_proved(&self) -> Vec<Proved> {
+        self.lock().take_proved()
     }
 
     pub fn standing(&self, now: SystemTime) -> Standing {

@@ -96,6 +96,15 @@ pub struct Standing {
     pub publications: Vec<Publication>,
 }
 
+/// A publication that is proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proved {
+    pub revision: Arc<str>,
+    pub document: Arc<str>,
+    /// From the change to the report of the last OPA.
+    pub lag: Duration,
+}
+
 /// Counts for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -128,11 +137,13 @@ pub struct Proof {
     instances: BTreeMap<(Arc<str>, Option<Arc<str>>), Known>,
     /// The newest last.
     publications: VecDeque<Publication>,
+    /// What was proved and is not told yet; the oldest are forgotten.
+    proved: VecDeque<Proved>,
 }
 
 impl Proof {
     pub fn new(rules: Rules) -> Self {
-        Self { rules, instances: BTreeMap::new(), publications: VecDeque::new() }
+        Self { rules, instances: BTreeMap::new(), publications: VecDeque::new(), proved: VecDeque::new() }
     }
 
     pub fn set_rules(&mut self, rules: Rules) {
@@ -176,6 +187,11 @@ impl Proof {
     pub fn tick(&mut self, now: SystemTime) -> Vec<Duration> {
         self.forget(now);
         self.settle(now)
+    }
+
+    /// What was proved since this was asked last.
+    pub fn take_proved(&mut self) -> Vec<Proved> {
+        self.proved.drain(..).collect()
     }
 
     /// Is the newest bundle enforced by all?
@@ -260,6 +276,14 @@ impl Proof {
             publication.enforced_at = Some(now);
             publication.lag_seconds = Some(lag.as_secs_f64());
             lags.push(lag);
+            if self.proved.len() >= PUBLICATIONS {
+                self.proved.pop_front();
+            }
+            self.proved.push_back(Proved {
+                revision: Arc::clone(&publication.revision),
+                document: Arc::clone(&publication.document),
+                lag,
+            });
         }
         lags
     }
@@ -339,6 +363,12 @@ mod tests {
         assert_eq!(proof.reported(report("two", Some("a"), None), at(4)), Ok(seconds(&[4])));
         assert!(proof.enforced(at(4)));
         assert_eq!(proof.reported(report("two", Some("a"), None), at(5)), Ok(seconds(&[])), "said once");
+        let proved = proof.take_proved();
+        assert_eq!(
+            proved.iter().map(|one| (&*one.revision, one.lag)).collect::<Vec<_>>(),
+            [("a", seconds(&[4])[0])]
+        );
+        assert_eq!(proof.take_proved(), []);
         let standing = proof.standing(at(5));
         assert_eq!(standing.publications[0].lag_seconds, Some(4.0));
         assert_eq!(
