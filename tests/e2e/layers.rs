@@ -222,7 +222,7 @@ fn each_layer_alone_keeps_every_write_out() {
         cases.iter().map(|case| case.operation.as_str()).filter(|operation| *operation != "none").collect();
     let own = cases.iter().filter(|case| case.trino.is_some()).count();
     eprintln!(
-        "e2e: {} statements of {} operations that write. {own} Trino itself refuses at such a source, the other {} reach it where \
+        "e2e: {} statements of {} operations that write. {own} end in Trino at such a source, the other {} reach it where \
          nothing stands in the way; OPA alone keeps all of these from an admin but raw SQL, which it keeps from who is masked; the \
          gateway alone keeps all of them, and the role {by_role}. With the admin in the document's write list the gateway refuses \
          {by_gateway} and OPA the others",
