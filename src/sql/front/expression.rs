@@ -205,6 +205,13 @@ impl<'t, 'a> Front<'t, 'a> {
         Ok(())
     }
 
+    /// Is what comes the first word of an item of a list?
+    fn begins_item(&self) -> bool {
+        let Some(before) = self.at.checked_sub(1) else { return false };
+        matches!(self.kind(before), Some(Kind::Comma | Kind::LeftParen))
+            || self.is_one(before, &["by", "distinct", "all"])
+    }
+
     fn word(&mut self, token: &Token<'_>, category: Category) -> Result<()> {
         if self.clause == Clause::Start && !self.operand {
             return self.query_start(token);
@@ -218,15 +225,14 @@ impl<'t, 'a> Front<'t, 'a> {
         if self.operand {
             return self.after_operand(token);
         }
-        // `CUBE (a, b)`: the brackets are a list like any other.
-        if self.clause == Clause::Group
-            && self.kind(self.at + 1) == Some(Kind::LeftParen)
-            && self.drop_one(&["cube", "rollup"])
-        {
-            return self.bracket(Clause::Plain);
-        }
-        if self.clause == Clause::Group && self.drop_words(&["grouping", "sets"]) {
-            return self.bracket(Clause::Group);
+        if self.clause == Clause::Group && self.begins_item() {
+            // `CUBE (a, b)`: the brackets are a list like any other. Elsewhere it is a function of that name.
+            if self.kind(self.at + 1) == Some(Kind::LeftParen) && self.drop_one(&["cube", "rollup"]) {
+                return self.bracket(Clause::Plain);
+            }
+            if self.drop_words(&["grouping", "sets"]) {
+                return self.bracket(Clause::Group);
+            }
         }
         if token.is("operator") && self.named_operator()? {
             return Ok(());
