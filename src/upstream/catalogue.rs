@@ -26,12 +26,17 @@ const PROBES: u32 = 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error(transparent)]
+    #[error("{}", words(.0))]
     Query(#[from] Error),
     #[error("the source has more functions, tables or views than the gateway takes")]
     TooLarge,
     #[error("a view or policy of the source could not be read")]
     Incomplete,
+}
+
+/// The server's own words where there are some: the client's are "db error".
+fn words(error: &Error) -> String {
+    error.as_db_error().map_or_else(|| error.to_string(), |server| server.message().to_owned())
 }
 
 /// Loads the catalogue of one source again and again, and remembers what need not be read twice.

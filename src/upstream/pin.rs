@@ -103,10 +103,11 @@ pub(super) fn startup_message(
     own_queries: bool,
 ) -> Result<Bytes, Failure> {
     let pins = Pins::new(opening.mode);
-    let mut statement_timeout = source.statement_timeout;
-    if own_queries && (statement_timeout.is_zero() || statement_timeout > OWN_STATEMENT_TIMEOUT) {
-        statement_timeout = OWN_STATEMENT_TIMEOUT;
-    }
+    // What is short enough for clients need not be for reading a large catalog, without which no client is let in.
+    let (statement_timeout, idle_in_transaction_timeout) = match own_queries {
+        true => (OWN_STATEMENT_TIMEOUT, Duration::ZERO),
+        false => (source.statement_timeout, source.idle_in_transaction_timeout),
+    };
     let mut options = String::new();
     let mut option = |name: &str, value: &str| {
         if !options.is_empty() {
@@ -122,7 +123,7 @@ pub(super) fn startup_message(
     }
     for (name, limit) in [
         ("statement_timeout", statement_timeout),
-        ("idle_in_transaction_session_timeout", source.idle_in_transaction_timeout),
+        ("idle_in_transaction_session_timeout", idle_in_transaction_timeout),
     ] {
         if !limit.is_zero() {
             option(name, &milliseconds(limit));
