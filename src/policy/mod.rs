@@ -1,9 +1,10 @@
 //! The policy document as what Trino's OPA enforces: masks, row filters, scopes and the write guard; and the proof that
-//! OPA does.
+//! OPA does. Beside it, the configuration policies.
 //!
 //! Invariant: pure. A document and settings go in, the same bytes come out, and a document that could not be
 //! enforced makes no bundle at all, so that the one before stays in force. Nothing here performs I/O.
 
+pub mod adminconfig;
 pub mod bundle;
 pub mod data;
 pub mod expression;

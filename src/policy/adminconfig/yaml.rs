@@ -1,0 +1,91 @@
+//! Several documents of YAML in one text, each with its line.
+//!
+//! Invariant: an error names a line of the file, not one of the document.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::engine::SourceFile;
+use super::{Origin, Problem};
+
+/// Most bytes of a file.
+const FILE_BYTES: usize = 16 << 20;
+
+/// One document.
+pub(super) struct Document<'t> {
+    pub value: Value,
+    text: &'t str,
+    file: Arc<str>,
+    first_line: u32,
+}
+
+impl Document<'_> {
+    /// The first line of it that speaks of a key with this value, or else its own first line.
+    pub fn at(&self, key: &str, value: &str) -> Origin {
+        let spoken = |line: &str| {
+            line.trim_start().trim_start_matches("- ").strip_prefix(key).is_some_and(|rest| {
+                rest.strip_prefix(':').is_some_and(|rest| {
+                    let rest = rest.split(" #").next().unwrap_or(rest);
+                    rest.trim().trim_matches(['"', '\'']) == value
+                })
+            })
+        };
+        let offset = self.text.lines().position(spoken).or_else(|| {
+            self.text.lines().position(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
+        });
+        let offset = offset.and_then(|offset| u32::try_from(offset).ok()).unwrap_or(0);
+        Origin { file: self.file.clone(), line: self.first_line.saturating_add(offset) }
+    }
+
+    pub fn problem(&self, key: &str, value: &str, message: impl Into<String>) -> Problem {
+        Problem { at: self.at(key, value), message: message.into() }
+    }
+}
+
+/// The documents of a file; empty ones are left out.
+pub(super) fn documents<'t>(file: &'t SourceFile, problems: &mut Vec<Problem>) -> Vec<Document<'t>> {
+    let mut found = Vec::new();
+    if file.text.len() > FILE_BYTES {
+        let at = Origin { file: file.name.clone(), line: 1 };
+        problems.push(Problem { at, message: format!("is longer than {FILE_BYTES} bytes") });
+        return found;
+    }
+    for (first_line, text) in split(&file.text) {
+        match serde_yaml_ng::from_str::<Value>(text) {
+            Ok(Value::Null) => {}
+            Ok(value) => found.push(Document { value, text, file: file.name.clone(), first_line }),
+            Err(error) => {
+                let offset = error.location().map_or(0, |location| location.line().saturating_sub(1));
+                let line = first_line.saturating_add(u32::try_from(offset).unwrap_or(0));
+                let message = error.to_string();
+                let message = message.split(" at line ").next().unwrap_or(&message);
+                let at = Origin { file: file.name.clone(), line };
+                problems.push(Problem { at, message: format!("is not YAML: {message}") });
+            }
+        }
+    }
+    found
+}
+
+/// Texts between lines that begin with `---`, each with its first line.
+fn split(text: &str) -> Vec<(u32, &str)> {
+    let mut parts = Vec::new();
+    let (mut start, mut first, mut at, mut line) = (0, 1u32, 0, 1u32);
+    for whole in text.split_inclusive('\n') {
+        let trimmed = whole.trim_end();
+        if trimmed == "---" || trimmed.starts_with("--- ") {
+            if let Some(part) = text.get(start..at) {
+                parts.push((first, part));
+            }
+            start = at + whole.len();
+            first = line.saturating_add(1);
+        }
+        at += whole.len();
+        line = line.saturating_add(1);
+    }
+    if let Some(part) = text.get(start..) {
+        parts.push((first, part));
+    }
+    parts
+}
