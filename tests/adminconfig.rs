@@ -690,3 +690,145 @@ fn wrong_files_are_named_with_their_lines() {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
+
+fn fedgate(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_fedgate"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Every command of the page is run where a reader would run it, and answers what the page shows.
+#[test]
+fn the_page_shows_what_the_commands_answer() {
+    let page = std::fs::read_to_string(root().join("docs/configuration-policies.md")).unwrap();
+    let mut commands = 0;
+    for block in page.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        for part in block.split("$ ").skip(1) {
+            // A line that ends in a backslash goes on in the next one.
+            let whole = part.replace("\\\n", " ");
+            let (command, shown) = whole.split_once('\n').unwrap();
+            let mut words = command.split_whitespace();
+            assert_eq!(words.next(), Some("fedgate"), "{command}");
+            let (_, out, err) = fedgate(root(), &words.collect::<Vec<_>>());
+            assert_eq!(format!("{out}{err}"), shown, "{command}");
+            commands += 1;
+        }
+    }
+    assert!(commands >= 4);
+}
+
+#[test]
+fn eval_answers_as_scripts_expect() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::create_dir(folder.path().join("p")).unwrap();
+    write(
+        "input.json",
+        r#"{"workload": {"policySetID": ""}, "request": {"datasetID": "d", "usage": "read"}}"#,
+    );
+    let ask = |rules: &str, more: &[&str]| {
+        write("p/p.rego", &format!("package adminconfig\n{rules}\n"));
+        let mut arguments = vec!["policy", "eval", "--policies", "p", "--input", "input.json", "--json"];
+        arguments.extend(more);
+        let (code, out, err) = fedgate(folder.path(), &arguments);
+        (code, serde_json::from_str::<Value>(&out).unwrap_or_else(|_| json!({"stderr": err})))
+    };
+    let rule = |id: &str, deploy: &str| {
+        format!(
+            r#"config[{{"capability": "read", "decision": {{"policy": {{"ID": "{id}"}}, "deploy": "{deploy}"}}}}] {{ time.now_ns() > 0 }}"#
+        )
+    };
+    let (code, answer) = ask(&rule("one", "True"), &[]);
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        answer,
+        json!({
+            "decisions": {"read": {"deploy": "True", "policies": ["one"], "restrictions": {"modules": [], "clusters": [], "storageaccounts": []}}},
+            "plan": null, "why": null, "left_out": [],
+        })
+    );
+    let (code, answer) = ask(&format!("{}\n{}", rule("one", "True"), rule("two", "False")), &[]);
+    assert_eq!(
+        (code, &answer["error"], &answer["between"]),
+        (Some(1), &json!("conflict"), &json!(["one", "two"]))
+    );
+    let (code, answer) = ask("config[1] { true }", &[]);
+    assert_eq!((code, &answer["error"], &answer["line"]), (Some(1), &json!("shape"), &json!(2)));
+    let (code, answer) = ask("config[", &[]);
+    assert_eq!(
+        (code, &answer["error"], &answer["problems"][0]["line"]),
+        (Some(1), &json!("compile"), &json!(3))
+    );
+    // The clock is the one that is given.
+    let (code, answer) = ask(&rule("one", "True"), &["--now", "1970-01-01T00:00:00Z"]);
+    assert_eq!((code, &answer["decisions"]), (Some(0), &json!({})));
+    for wrong in [["--now", "tomorrow"], ["--input", "nowhere"], ["--modules", "nowhere"], ["--modules", "p"]]
+    {
+        write("p/p.rego", "package adminconfig\n");
+        let mut arguments = vec!["policy", "eval", "--policies", "p"];
+        if wrong[0] != "--input" {
+            arguments.extend(["--input", "input.json"]);
+        }
+        arguments.extend(wrong);
+        assert_eq!(fedgate(folder.path(), &arguments).0, Some(2), "{wrong:?}");
+    }
+    write(
+        "cases.yaml",
+        "- {note: wrong, input: {}, want: {decisions: {read: {deploy: \"True\"}}}}\n- {note: right, input: {}, want: {decisions: {read: null}}}\n",
+    );
+    let (code, out, _) = fedgate(folder.path(), &["policy", "test", "--policies", "p", "cases.yaml"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(
+        out,
+        "cases.yaml: wrong: /decisions/read is null, wanted {\"deploy\":\"True\"}\npassed: 1, failed: 1\n"
+    );
+}
+
+/// `fedgate check` compiles the policies of a configuration and remarks on names that nothing has.
+#[test]
+fn check_compiles_and_lints() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::create_dir(folder.path().join("custom")).unwrap();
+    write("password", "x\n");
+    write("users.txt", "");
+    for name in ["modules.yaml", "clusters.yaml", "taxonomy.yaml"] {
+        write(name, &example(name).text);
+    }
+    write(
+        "fedgate.toml",
+        "[gateway]\nlisten = [\"127.0.0.1:0\"]\n[gateway.auth]\nmethod = \"trust\"\n[[source]]\nname = \"s\"\nhosts = [\"127.0.0.1:5432\"]\ndatabase = \"s\"\nuser = \"r\"\naccess = [{ users = [\"analyst\"] }]\n\
+         [policy]\nfolders = [\"custom\"]\nmodules = [\"modules.yaml\"]\nclusters = [\"clusters.yaml\"]\ntaxonomy = \"taxonomy.yaml\"\n\
+         [[workload]]\nusers = [\"analyst\"]\ncluster = \"cluster-north\"\nproperties = { intent = \"Fishing\", mood = \"good\" }\npolicySetID = \"1\"\n",
+    );
+    write(
+        "custom/p.rego",
+        r#"package adminconfig
+config[{"capability": "read", "decision": {"policy": {"ID": "a"}, "restrictions": {"modules": [{"property": "tpye", "values": ["x"]}]}}}] { true }
+config[{"capability": "read", "decision": {"policy": {"ID": "b", "policySetID": "2"}}}] { input.workload.properties.stages == "x" }
+optimize[{"policy": {"ID": "c"}, "strategy": [{"attribute": "charm", "directive": "max"}]}] { true }
+"#,
+    );
+    let (code, out, err) = fedgate(folder.path(), &["check", "--config", "fedgate.toml"]);
+    for part in [
+        "custom/p.rego:2: policy a restricts tpye, which no module has",
+        "custom/p.rego:3: asks for the property stages, which is none that the taxonomy has",
+        "custom/p.rego:3: belongs to the policy set \"2\", which no workload is of",
+        "custom/p.rego:4: policy c optimises charm, which is not in the taxonomy",
+        "workload of analyst: the property intent has a value that the taxonomy does not know",
+        "workload of analyst: the property mood is not in the taxonomy",
+    ] {
+        assert!(out.contains(part), "no {part} in {out}{err}");
+    }
+    assert_eq!(code, Some(0), "{out}{err}");
+    write("custom/p.rego", "package adminconfig\nconfig[");
+    let (code, out, err) = fedgate(folder.path(), &["check", "--config", "fedgate.toml"]);
+    assert!(
+        code == Some(1) && out.contains("problem: policy: ") && out.contains("custom/p.rego:2: "),
+        "{out}{err}"
+    );
+}

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
+use crate::app::adminconfig;
 use crate::app::audit;
 use crate::app::behind;
 use crate::app::grants::{self, Grants};
@@ -109,6 +110,7 @@ pub fn findings(config: &Config) -> Vec<Finding> {
         let (source, key) = (None, "audit".to_owned());
         findings.push(Finding { severity: Severity::Problem, source, key, message: error.to_string() });
     }
+    findings.extend(adminconfig::findings(config));
     findings
 }
 
@@ -278,6 +280,7 @@ fn gateway_facts(config: &Config) -> Vec<String> {
         ),
         None => "bundle for OPA: off".to_owned(),
     });
+    facts.extend(adminconfig::fact(config));
     facts.push(config.audit.as_ref().map_or_else(|| "audit trail: off".to_owned(), audit::fact));
     facts
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: only this room knows every other one.
 
+mod adminconfig;
 mod audit;
 mod behind;
 pub mod check;

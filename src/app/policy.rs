@@ -1,14 +1,15 @@
-//! `fedgate policy`: what a gateway would serve to OPA, without one.
+//! `fedgate policy`: what a gateway would serve to OPA and what configuration policies decide, without one.
 //!
 //! Invariant: nothing that is in force is changed, and what is written is what the gateway would serve.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use super::adminconfig::{self, EvalArgs, EvalError, TestArgs};
 use super::enforcement::{MakeError, Recipe};
 use crate::config::{Config, ConfigError, OpaSection, SigningAlgorithm};
 use crate::policy::status::BUNDLE;
@@ -22,6 +23,12 @@ pub struct PolicyArgs {
 
 #[derive(Subcommand)]
 enum PolicyCommand {
+    /// Ask configuration policies about one input: what they decide, and what would be deployed.
+    ///
+    /// Exit code 1 when they contradict each other, cannot be evaluated, or nothing fits.
+    Eval(EvalArgs),
+    /// Run cases of configuration policies: inputs, and what is wanted of the answers.
+    Test(TestArgs),
     /// Make the bundle of the policy document, and say what an OPA has to be configured with.
     ///
     /// The lines for OPA go to standard output: one service, one token, bundle and status. Exit code 1 when the document
@@ -51,6 +58,8 @@ pub enum PolicyError {
     Make(String),
     #[error("{}: {error}", path.display())]
     Write { path: PathBuf, error: std::io::Error },
+    #[error(transparent)]
+    Eval(#[from] EvalError),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
 }
@@ -59,15 +68,15 @@ pub enum PolicyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     Done,
-    /// The document cannot be enforced.
-    NotEnforceable,
+    /// The document cannot be enforced, or the policies decide nothing that can be.
+    No,
 }
 
 impl Answer {
     pub fn exit_code(self) -> u8 {
         match self {
             Answer::Done => 0,
-            Answer::NotEnforceable => 1,
+            Answer::No => 1,
         }
     }
 }
@@ -75,7 +84,20 @@ impl Answer {
 /// # Errors
 /// The question could not be answered.
 pub fn run(arguments: &PolicyArgs, out: &mut impl Write) -> Result<Answer, PolicyError> {
-    let PolicyCommand::Bundle { config: path, output, url } = &arguments.command;
+    let of = |yes: bool| if yes { Answer::Done } else { Answer::No };
+    match &arguments.command {
+        PolicyCommand::Eval(arguments) => Ok(of(adminconfig::eval(arguments, out)?)),
+        PolicyCommand::Test(arguments) => Ok(of(adminconfig::test(arguments, out)?)),
+        PolicyCommand::Bundle { config, output, url } => bundle(config, output.as_deref(), url, out),
+    }
+}
+
+fn bundle(
+    path: &Path,
+    output: Option<&Path>,
+    url: &str,
+    out: &mut impl Write,
+) -> Result<Answer, PolicyError> {
     let config = Config::load(path)?;
     let (Some(recipe), Some(document)) = (Recipe::of(&config), &config.document) else {
         return Err(PolicyError::NotConfigured);
@@ -87,7 +109,7 @@ pub fn run(arguments: &PolicyArgs, out: &mut impl Write) -> Result<Answer, Polic
         Ok(bundle) => bundle,
         Err(MakeError::Bundle(error)) => {
             writeln!(out, "{error}")?;
-            return Ok(Answer::NotEnforceable);
+            return Ok(Answer::No);
         }
         Err(error) => return Err(PolicyError::Make(error.to_string())),
     };
@@ -95,7 +117,7 @@ pub fn run(arguments: &PolicyArgs, out: &mut impl Write) -> Result<Answer, Polic
         let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
         written
             .and_then(|mut file| file.write_all(&bundle.bytes))
-            .map_err(|error| PolicyError::Write { path: path.clone(), error })?;
+            .map_err(|error| PolicyError::Write { path: path.to_owned(), error })?;
     }
     let tls = config.http.as_ref().is_some_and(|http| http.tls.is_some());
     let default = if tls { "https://fedgate:8080" } else { "http://fedgate:8080" };

@@ -343,6 +343,28 @@ impl<'r, 't> Section<'r, 't> {
         Some(found)
     }
 
+    /// A table of texts, numbers, true and false under names that are the operator's.
+    pub fn scalars_by_name(&mut self, key: &'static str) -> Option<Vec<(String, Found<serde_json::Value>)>> {
+        let (value, place) = self.value(key)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            self.reader.problem(&place, format!("must be a table, not {}", kind(value.get_ref())));
+            return None;
+        };
+        let mut found = Vec::with_capacity(table.len());
+        for (name, value) in table {
+            let name_text: &str = name.get_ref();
+            let place = Place {
+                key: format!("{}.{}", place.key, quoted(name_text)),
+                line: self.reader.line(name.span().start),
+            };
+            match scalar(value.get_ref()) {
+                Ok(value) => found.push((name_text.to_owned(), Found { value, place })),
+                Err(message) => self.reader.problem(&place, message),
+            }
+        }
+        Some(found)
+    }
+
     /// A table below this one.
     pub fn section(&mut self, key: &'static str) -> Option<Section<'r, 't>> {
         let (value, place) = self.value(key)?;
@@ -411,6 +433,24 @@ fn text(value: &DeValue<'_>) -> Result<String, String> {
     match value {
         DeValue::String(text) => Ok(text.clone().into_owned()),
         other => Err(format!("must be a text in quotes, not {}", kind(other))),
+    }
+}
+
+fn scalar(value: &DeValue<'_>) -> Result<serde_json::Value, String> {
+    match value {
+        DeValue::String(text) => Ok(serde_json::Value::from(text.as_ref())),
+        DeValue::Boolean(truth) => Ok(serde_json::Value::from(*truth)),
+        DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
+            .map(serde_json::Value::from)
+            .map_err(|_| "must be a whole number of at most 64 bits".to_owned()),
+        DeValue::Float(number) => number
+            .as_str()
+            .parse::<f64>()
+            .ok()
+            .and_then(serde_json::Number::from_f64)
+            .map(serde_json::Value::Number)
+            .ok_or_else(|| "must be a finite number".to_owned()),
+        other => Err(format!("must be a text, a number, true or false, not {}", kind(other))),
     }
 }
 

@@ -27,6 +27,10 @@ pub struct Config {
     pub sync: SyncSection,
     /// Absent: refusals are logged and counted, and nothing is kept.
     pub audit: Option<AuditSection>,
+    /// Absent: no configuration policies.
+    pub policy: Option<PolicySection>,
+    /// Who clients are for policy; empty unless `policy` is there.
+    pub workloads: Vec<Workload>,
     pub log: LogFormat,
     /// What is logged unless `RUST_LOG` says otherwise.
     pub log_level: LevelFilter,
@@ -403,6 +407,35 @@ pub struct VictoriaLogsSink {
     /// Roots to trust; absent: the system's.
     pub ca: Option<PathBuf>,
     pub timeout: Duration,
+}
+
+/// `[policy]`
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicySection {
+    /// Folders of `*.rego`, in the order in which decisions are listed: out-of-the-box, extended, custom.
+    pub folders: Vec<PathBuf>,
+    /// `infrastructure.json`, in either of its shapes.
+    pub infrastructure: Option<PathBuf>,
+    /// What attributes and properties there may be; absent: any.
+    pub taxonomy: Option<PathBuf>,
+    /// Descriptions in the style of FybrikModule.
+    pub modules: Vec<PathBuf>,
+    pub clusters: Vec<PathBuf>,
+    /// Descriptions in the style of FybrikStorageAccount.
+    pub storage_accounts: Vec<PathBuf>,
+}
+
+/// `[[workload]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// Each of them is of one workload only; never empty.
+    pub users: Vec<ClientUser>,
+    /// Where it runs.
+    pub cluster: String,
+    /// Texts, numbers, true and false.
+    pub properties: std::collections::BTreeMap<String, serde_json::Value>,
+    /// Empty: of no set, for which all policies count.
+    pub policy_set_id: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod files;
 mod gateway;
 mod http;
 mod opa;
+mod policy;
 mod source;
 mod sync;
 
@@ -21,6 +22,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 use tracing::level_filters::LevelFilter;
 
+use self::policy::workloads;
 use crate::config::raw::{Found, Problem, Reader, Section, quoted};
 use crate::config::{Config, LogFormat};
 
@@ -166,11 +168,24 @@ impl Loader<'_> {
         let sync = self.sync(&mut root, empty);
         let (log, log_level) = log(&mut root);
 
-        root.unsupported("policy");
-        root.unsupported("workload");
+        let has_policy = root.has("policy");
+        let policy = root.section("policy").map(|section| self.policy(section));
+        let workloads = workloads(&mut root, has_policy);
         root.finish();
 
-        Some(Config { gateway: gateway?, sources, http, document, opa, sync: sync?, audit, log, log_level })
+        Some(Config {
+            gateway: gateway?,
+            sources,
+            http,
+            document,
+            opa,
+            sync: sync?,
+            audit,
+            policy,
+            workloads,
+            log,
+            log_level,
+        })
     }
 }
 

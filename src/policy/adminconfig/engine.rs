@@ -33,6 +33,8 @@ const COMPILE_STACK: usize = 256 << 20;
 /// Stack for one rule that calls another, in bytes.
 const RULE_STACK: usize = 64 << 10;
 const EVALUATION_STACK: usize = 512 << 10;
+/// Numbers of one `numbers.range`.
+const RANGE: u64 = 1_000_000;
 /// A rule that asks a rule that asks a rule …
 const RULES_DEEP: usize = 2_000;
 
@@ -194,6 +196,8 @@ impl Policies {
         // An extension is found before the built-in of the same name.
         engine
             .add_extension("time.now_ns".to_owned(), 0, Box::new(clock))
+            .and_then(|()| engine.add_extension("numbers.range".to_owned(), 2, Box::new(range)))
+            .and_then(|()| engine.add_extension("rand.intn".to_owned(), 2, Box::new(no_chance)))
             .map_err(|error| evaluation_error(&error.to_string()))?;
         let mut found: Vec<(usize, Value)> = Vec::new();
         for part in &self.parts {
@@ -279,6 +283,30 @@ impl Policies {
         }
         Ok(raw)
     }
+}
+
+/// `numbers.range` with a bound: one call is one step, and a long list would fill memory before the clock is looked at.
+fn range(arguments: Vec<Value>) -> anyhow::Result<Value> {
+    let bound = |value: Option<&Value>| match value {
+        Some(Value::Number(number)) => number.as_i64(),
+        _ => None,
+    };
+    let (Some(from), Some(to)) = (bound(arguments.first()), bound(arguments.get(1))) else {
+        return Ok(Value::Undefined);
+    };
+    if from.abs_diff(to) >= RANGE {
+        anyhow::bail!("numbers.range makes more than {RANGE} numbers");
+    }
+    let numbers: Vec<Value> = match from <= to {
+        true => (from..=to).map(Value::from).collect(),
+        false => (to..=from).rev().map(Value::from).collect(),
+    };
+    Ok(Value::from(numbers))
+}
+
+/// `rand.intn`, which regorus cannot be built without.
+fn no_chance(_: Vec<Value>) -> anyhow::Result<Value> {
+    anyhow::bail!("rand.intn is not there: an outcome depends on its input and the clock alone")
 }
 
 fn too_slow(limits: &Limits) -> Error {
