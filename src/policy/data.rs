@@ -219,7 +219,8 @@ fn keys<'s>(names: impl IntoIterator<Item = &'s String>) -> Keys {
     names.into_iter().map(|name| (name.clone(), true)).collect()
 }
 
-/// The library from the weakest to the strongest; of two that are as strong, the name decides.
+/// The library from the weakest to the strongest; of two that are as strong, one that hides is stronger than one that
+/// shows, and then the name decides.
 fn masks(policy: &Policy, settings: &Settings) -> Vec<MaskData> {
     let mut masks: Vec<MaskData> = policy
         .mask_library
@@ -229,7 +230,7 @@ fn masks(policy: &Policy, settings: &Settings) -> Vec<MaskData> {
             MaskData { name: name.clone(), shows: trino == COLUMN, trino, strength: mask.strength }
         })
         .collect();
-    masks.sort_by(|a, b| (a.strength, &a.name).cmp(&(b.strength, &b.name)));
+    masks.sort_by(|a, b| (a.strength, !a.shows, &a.name).cmp(&(b.strength, !b.shows, &b.name)));
     masks
 }
 
