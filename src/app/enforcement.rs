@@ -297,6 +297,8 @@ impl Service {
     async fn publish(&mut self, bundle: Bundle, snapshot: &Snapshot, store: PathBuf, took: Duration) {
         let bundle = Arc::new(bundle);
         let published_at = SystemTime::now();
+        // First, so that nobody is believed about it who has not been able to have it.
+        self.serves(&bundle);
         let mut new = false;
         self.serve.send_if_modified(|served| {
             served.document = Some(snapshot.version.clone());
@@ -363,6 +365,13 @@ impl Service {
                 tracing::error!(%error, "that the policy is enforced is not in the audit trail");
             }
         }
+    }
+
+    fn serves(&self, bundle: &Bundle) {
+        let _: Result<(), std::convert::Infallible> = self.proof.write(SystemTime::now(), |proof| {
+            proof.serves(&bundle.revision.as_str().into());
+            Ok(Vec::new())
+        });
     }
 
     fn book(&self, publication: Publication) {
