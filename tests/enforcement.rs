@@ -277,6 +277,15 @@ fn the_last_good_bundle_is_served_after_a_restart() {
     watched.until("another one", |_| opa.mask("analyst").is_none());
     watched.gateway.stop();
 
+    // Where there is a document, what was kept is not served before it: an OPA may have something newer.
+    std::fs::write(next.path(), &bytes).unwrap();
+    let setup = with_store(next.path()).file("policy.json", good(Some("redact")));
+    let watched = Watched { gateway: Gateway::start(setup) };
+    let now = watched.until("the document's", |now| !now["publications"].as_array().unwrap().is_empty());
+    assert_ne!(now["bundle"]["revision"], before["bundle"]["revision"]);
+    assert_eq!(now["publications"].as_array().unwrap().len(), 1, "{now:#}");
+    watched.gateway.stop();
+
     // One that was tampered with is not served.
     let mut damaged = bytes.clone();
     let middle = damaged.len() / 2;
