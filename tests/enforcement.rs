@@ -417,6 +417,33 @@ fn a_thousand_pollers_wake_at_once_and_one_that_does_not_read_holds_nobody_up() 
 }
 
 #[test]
+fn pollers_do_not_take_the_files_that_clients_need() {
+    let watched = Watched::start(&good(None), "", "");
+    // Another one, started as many systems start services.
+    let mut other = std::process::Command::new("sh")
+        .args(["-c", "ulimit -S -n 256 && exec \"$0\" run --config \"$1\""])
+        .arg(support::fedgate())
+        .arg(watched.gateway.config_file())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let limits = format!("/proc/{}/limits", other.id());
+    let name = format!("/proc/{}/comm", other.id());
+    until(|| {
+        if std::fs::read_to_string(&name).unwrap().trim() != "fedgate" {
+            return false;
+        }
+        let text = std::fs::read_to_string(&limits).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words[0] == words[1] && words[0] != "256"
+    });
+    other.kill().unwrap();
+    other.wait().unwrap();
+    watched.gateway.stop();
+}
+
+#[test]
 fn a_signed_bundle_is_taken_and_a_forged_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
