@@ -277,6 +277,15 @@ fn the_last_good_bundle_is_served_after_a_restart() {
     watched.until("another one", |_| opa.mask("analyst").is_none());
     watched.gateway.stop();
 
+    // Where there is a document, what was kept is not served before it: an OPA may have something newer.
+    std::fs::write(next.path(), &bytes).unwrap();
+    let setup = with_store(next.path()).file("policy.json", good(Some("redact")));
+    let watched = Watched { gateway: Gateway::start(setup) };
+    let now = watched.until("the document's", |now| !now["publications"].as_array().unwrap().is_empty());
+    assert_ne!(now["bundle"]["revision"], before["bundle"]["revision"]);
+    assert_eq!(now["publications"].as_array().unwrap().len(), 1, "{now:#}");
+    watched.gateway.stop();
+
     // One that was tampered with is not served.
     let mut damaged = bytes.clone();
     let middle = damaged.len() / 2;
@@ -404,6 +413,33 @@ fn a_thousand_pollers_wake_at_once_and_one_that_does_not_read_holds_nobody_up() 
     until(|| watched.metric("fedgate_bundle_requests_total{outcome=\"busy\"}") == 1.0);
     assert_eq!(watched.gateway.get("/healthz").0, 200);
     polls.clear();
+    watched.gateway.stop();
+}
+
+#[test]
+fn pollers_do_not_take_the_files_that_clients_need() {
+    let watched = Watched::start(&good(None), "", "");
+    // Another one, started as many systems start services.
+    let mut other = std::process::Command::new("sh")
+        .args(["-c", "ulimit -S -n 256 && exec \"$0\" run --config \"$1\""])
+        .arg(support::fedgate())
+        .arg(watched.gateway.config_file())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let limits = format!("/proc/{}/limits", other.id());
+    let name = format!("/proc/{}/comm", other.id());
+    until(|| {
+        if std::fs::read_to_string(&name).unwrap().trim() != "fedgate" {
+            return false;
+        }
+        let text = std::fs::read_to_string(&limits).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words[0] == words[1] && words[0] != "256"
+    });
+    other.kill().unwrap();
+    other.wait().unwrap();
     watched.gateway.stop();
 }
 

@@ -340,7 +340,9 @@ fn expressions_that_trino_could_not_read_are_found() {
 fn a_document_that_trino_could_not_evaluate_makes_no_bundle() {
     let text = json!({
         "version": 1,
-        "mask_library": {"broken": {"trino": "sha256({column}", "strength": 60}, "open": {"trino": "{column}", "strength": 5}},
+        "mask_library": {"broken": {"trino": "sha256({column}", "strength": 60}, "open": {"trino": "{column}", "strength": 5},
+            // The shipped text of that name.
+            "identity": {"strength": 70}},
         "subjects": {"a": {"kind": "user", "row_filters": [
             {"catalog": "c", "schema": "s", "table": "t", "expression": {"trino": "true; DROP TABLE x"}}]}},
     });
@@ -354,6 +356,7 @@ fn a_document_that_trino_could_not_evaluate_makes_no_bundle() {
         lines,
         [
             "mask_library.broken.trino at byte 15: expected )",
+            "mask_library.identity.trino at byte 0: the column itself hides nothing, but strength 70 would win over masks that do",
             "mask_library.open.trino at byte 0: the column itself hides nothing, but strength 5 would win over masks that do",
             "subjects.a.row_filters[0].expression.trino at byte 4: only one expression is allowed",
         ]

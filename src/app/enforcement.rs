@@ -33,6 +33,8 @@ use crate::sync::reader::InForce;
 
 /// How long is waited for the run that published a document to say what it came from; the bundle is served meanwhile.
 const ORIGIN: Duration = Duration::from_secs(5);
+/// How long the first document is waited for before the bundle of before the start is served.
+const FIRST_READ: Duration = Duration::from_secs(2);
 /// How often it is looked whether OPAs have fallen silent.
 const TICK: Duration = Duration::from_secs(1);
 /// Longest kept bundle that is read, in bytes.
@@ -277,17 +279,22 @@ impl Service {
             self.metrics.fault.set(0);
             return;
         };
-        let in_force = self.in_force.borrow_and_update().clone();
         if self.serve.borrow().bundle.is_none() {
-            self.restore(&recipe.opa.store).await;
+            // What was kept may be older than what OPAs have by now, and the document is mostly there in a moment.
+            let _ = timeout(FIRST_READ, self.in_force.wait_for(Option::is_some)).await;
         }
-        let Some(snapshot) = in_force else { return };
+        let in_force = self.in_force.borrow_and_update().clone();
+        let Some(snapshot) = in_force else {
+            self.restore(&recipe.opa.store).await;
+            return;
+        };
         let began = Instant::now();
         let (store, document) = (recipe.opa.store.clone(), Arc::clone(&snapshot));
         let made = apart(move || recipe.make(document.document.policy())).await;
         match made.unwrap_or(Err(MakeError::Panicked)) {
             Ok(bundle) => self.publish(bundle, &snapshot, store, began.elapsed()).await,
             Err(error) => {
+                self.restore(&store).await;
                 self.metrics.built(Build::Failed, began.elapsed());
                 self.fault(&error, &snapshot.version);
             }
@@ -297,6 +304,8 @@ impl Service {
     async fn publish(&mut self, bundle: Bundle, snapshot: &Snapshot, store: PathBuf, took: Duration) {
         let bundle = Arc::new(bundle);
         let published_at = SystemTime::now();
+        // First, so that nobody is believed about it who has not been able to have it.
+        self.serves(&bundle);
         let mut new = false;
         self.serve.send_if_modified(|served| {
             served.document = Some(snapshot.version.clone());
@@ -365,6 +374,13 @@ impl Service {
         }
     }
 
+    fn serves(&self, bundle: &Bundle) {
+        let _: Result<(), std::convert::Infallible> = self.proof.write(SystemTime::now(), |proof| {
+            proof.serves(&bundle.revision.as_str().into());
+            Ok(Vec::new())
+        });
+    }
+
     fn book(&self, publication: Publication) {
         let now = SystemTime::now();
         let _: Result<(), std::convert::Infallible> =
@@ -396,8 +412,11 @@ impl Service {
         });
     }
 
-    /// What was served before a restart.
+    /// What was served before a restart, where nothing is served yet.
     async fn restore(&self, store: &Path) {
+        if self.serve.borrow().bundle.is_some() {
+            return;
+        }
         let path = store.to_owned();
         let read = apart(move || {
             let metadata = match std::fs::metadata(&path) {

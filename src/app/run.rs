@@ -76,6 +76,7 @@ pub enum RunError {
 /// # Errors
 /// What kept it from starting.
 pub fn run(path: &Path, config: Config) -> Result<(), RunError> {
+    take_all_files();
     let workers = Workers::start(config.gateway.scheduler, config.gateway.worker_threads)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(Gateway::run(path, config, &workers));
@@ -83,6 +84,16 @@ pub fn run(path: &Path, config: Config) -> Result<(), RunError> {
     // A catalogue that is being judged holds nobody up.
     runtime.shutdown_background();
     outcome
+}
+
+/// Each connection is an open file, and OPAs that wait could take all of the 1024 that many systems begin with: then no
+/// client of a source would be let in.
+fn take_all_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the number of open files stays as it is; see ulimit -n");
+    }
 }
 
 /// SIGTERM and SIGINT drain.

@@ -237,8 +237,11 @@ pub(super) async fn bundle(
                 };
                 waiting = Some((place, Polling::new(metrics)));
             }
-            // Over as well when the gateway ends.
-            if !matches!(timeout_at(until, served.changed()).await, Ok(Ok(()))) {
+            // Over as well when the gateway ends, and when there was another one and it was taken back: the report that
+            // comes with the next request says that this asker never had it.
+            let changed = matches!(timeout_at(until, served.changed()).await, Ok(Ok(())));
+            let taken_back = || bundle.is_some() && served.borrow().bundle == bundle;
+            if !changed || taken_back() {
                 return match bundle {
                     Some(bundle) => {
                         metrics.answered(BundleAnswer::NotModified);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::probe::Question;
-use super::scopes::{Keys, Scopes};
+use super::scopes::{Keys, Scopes, folded};
 use super::{Settings, library};
 use crate::document::{Mask, MaskEntry, Policy, Subject, SubjectKind};
 
@@ -219,7 +219,8 @@ fn keys<'s>(names: impl IntoIterator<Item = &'s String>) -> Keys {
     names.into_iter().map(|name| (name.clone(), true)).collect()
 }
 
-/// The library from the weakest to the strongest; of two that are as strong, the name decides.
+/// The library from the weakest to the strongest; of two that are as strong, one that hides is stronger than one that
+/// shows, and then the name decides.
 fn masks(policy: &Policy, settings: &Settings) -> Vec<MaskData> {
     let mut masks: Vec<MaskData> = policy
         .mask_library
@@ -229,7 +230,7 @@ fn masks(policy: &Policy, settings: &Settings) -> Vec<MaskData> {
             MaskData { name: name.clone(), shows: trino == COLUMN, trino, strength: mask.strength }
         })
         .collect();
-    masks.sort_by(|a, b| (a.strength, &a.name).cmp(&(b.strength, &b.name)));
+    masks.sort_by(|a, b| (a.strength, !a.shows, &a.name).cmp(&(b.strength, !b.shows, &b.name)));
     masks
 }
 
@@ -254,7 +255,7 @@ fn catalogs(policy: &Policy) -> BTreeMap<String, Catalog> {
     for (name, source) in &policy.sources {
         let listed = keys(&source.write_allow_list);
         catalogs
-            .entry(source.catalog.to_lowercase())
+            .entry(folded(&source.catalog))
             .and_modify(|catalog| {
                 catalog.sources.push(name.clone());
                 catalog.read_only |= source.read_only;
@@ -299,11 +300,11 @@ fn filters(policy: &Policy, tables: &mut Tables) -> Vec<String> {
                 texts.len() - 1
             });
             let table = tables
-                .entry(filter.catalog.to_lowercase())
+                .entry(folded(&filter.catalog))
                 .or_default()
-                .entry(filter.schema.to_lowercase())
+                .entry(folded(&filter.schema))
                 .or_default()
-                .entry(filter.table.to_lowercase())
+                .entry(folded(&filter.table))
                 .or_default();
             table.filters.all.insert(index);
             table.filters.own.entry(Arc::clone(name)).or_default().insert(index);
@@ -320,8 +321,8 @@ fn gather<'p>(policy: &'p Policy, numbers: &HashMap<&str, usize>) -> Columns<'p>
         for entry in &subject.masks {
             let number = numbers.get(&*entry.mask).copied().unwrap_or(strongest);
             let MaskEntry { catalog, schema, table, column, .. } = entry;
-            let table = [catalog, schema, table].map(|name| name.to_lowercase());
-            let gathered = columns.entry(table).or_default().entry(column.to_lowercase()).or_default();
+            let table = [catalog, schema, table].map(|name| folded(name));
+            let gathered = columns.entry(table).or_default().entry(folded(column)).or_default();
             gathered.any = gathered.any.max(number);
             let own = gathered.own.entry(name).or_default();
             if entry.is_auto() {

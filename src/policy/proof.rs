@@ -54,7 +54,7 @@ pub struct Publication {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It enforces the newest bundle.
+    /// It enforces the bundle that is served.
     Current,
     /// It enforces another one, or none.
     Lagging,
@@ -128,12 +128,17 @@ struct Known {
     report: Report,
     since: Option<SystemTime>,
     last_report: SystemTime,
+    /// [`Proof::turn`] when it came.
+    turn: u64,
 }
 
 /// The books.
 #[derive(Debug)]
 pub struct Proof {
     rules: Rules,
+    /// The revision that is served, and how often it was another one.
+    serving: Option<Arc<str>>,
+    turn: u64,
     instances: BTreeMap<(Arc<str>, Option<Arc<str>>), Known>,
     /// The newest last.
     publications: VecDeque<Publication>,
@@ -143,11 +148,27 @@ pub struct Proof {
 
 impl Proof {
     pub fn new(rules: Rules) -> Self {
-        Self { rules, instances: BTreeMap::new(), publications: VecDeque::new(), proved: VecDeque::new() }
+        Self {
+            rules,
+            serving: None,
+            turn: 0,
+            instances: BTreeMap::new(),
+            publications: VecDeque::new(),
+            proved: VecDeque::new(),
+        }
     }
 
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
+    }
+
+    /// From here on this is served; what is known of it comes with [`Proof::published`]. What OPAs reported before says
+    /// nothing of it, even where it is the same revision: they may have had another one in between.
+    pub fn serves(&mut self, revision: &Arc<str>) {
+        if self.serving.as_ref() != Some(revision) {
+            self.serving = Some(Arc::clone(revision));
+            self.turn += 1;
+        }
     }
 
     /// A bundle is to be had, since its `published_at`. The times that earlier ones and this one took, of those that are
@@ -156,6 +177,7 @@ impl Proof {
         if self.publications.back().is_some_and(|newest| newest.revision == publication.revision) {
             return Vec::new();
         }
+        self.serves(&publication.revision);
         while self.publications.len() >= PUBLICATIONS {
             self.publications.pop_front();
         }
@@ -179,7 +201,7 @@ impl Proof {
             Some(before) => before.since,
             None => report.revision.is_some().then_some(now),
         };
-        self.instances.insert(key, Known { report, since, last_report: now });
+        self.instances.insert(key, Known { report, since, last_report: now, turn: self.turn });
         Ok(self.settle(now))
     }
 
@@ -197,7 +219,7 @@ impl Proof {
     /// Is the newest bundle enforced by all?
     pub fn enforced(&self, now: SystemTime) -> bool {
         let counts = self.counts(now);
-        self.newest().is_some()
+        self.newest().is_some_and(|newest| self.serving.as_ref() == Some(&newest.revision))
             && counts.current >= self.rules.instances.max(1)
             && counts == Counts { current: counts.current, ..Counts::default() }
     }
@@ -250,7 +272,8 @@ impl Proof {
         } else if known.report.error.is_some() {
             State::Failing
         } else if known.report.revision.is_some()
-            && known.report.revision.as_ref() == self.newest().map(|newest| &newest.revision)
+            && known.report.revision == self.serving
+            && known.turn == self.turn
         {
             State::Current
         } else {
@@ -260,7 +283,11 @@ impl Proof {
 
     fn forget(&mut self, now: SystemTime) {
         let patience = self.rules.silent_after + self.rules.forget_after;
-        self.instances.retain(|_, known| since(known.last_report, now) <= patience);
+        self.instances.retain(|_, known| {
+            // Where the clock was set back, silence counts from then.
+            known.last_report = known.last_report.min(now);
+            since(known.last_report, now) <= patience
+        });
     }
 
     /// Whatever was published before what everybody enforces is enforced or taken back by then.
@@ -380,9 +407,32 @@ mod tests {
     #[test]
     fn what_an_opa_reports_before_it_is_in_the_books_is_not_proved_before_the_report() {
         let mut proof = proof(1);
+        proof.serves(&"a".into());
         assert_eq!(proof.reported(report("one", Some("a"), None), at(4)), Ok(seconds(&[])));
         assert_eq!(proof.published(publication("a", Some(0), 1), at(5)), seconds(&[5]));
         assert_eq!(proof.standing(at(5)).publications[0].enforced_at, Some(at(5)));
+        // From the moment that another one can be had, this one proves nothing.
+        proof.serves(&"b".into());
+        assert!(!proof.enforced(at(5)));
+        assert_eq!(proof.counts(at(5)), Counts { lagging: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn what_comes_back_is_proved_by_a_report_after_it() {
+        let mut proof = proof(1);
+        proof.published(publication("a", None, 0), at(0));
+        proof.reported(report("one", Some("a"), None), at(1)).unwrap();
+        assert!(proof.enforced(at(1)));
+        proof.published(publication("b", None, 2), at(2));
+        // It may have taken b, and not have told so yet.
+        assert_eq!(proof.published(publication("a", None, 3), at(3)), seconds(&[]));
+        assert!(!proof.enforced(at(3)));
+        assert_eq!(proof.reported(report("one", Some("b"), None), at(4)), Ok(seconds(&[])));
+        assert_eq!(proof.reported(report("one", Some("a"), None), at(5)), Ok(seconds(&[3, 2])));
+        assert!(proof.enforced(at(5)));
+        // The same again is no other bundle.
+        proof.serves(&"a".into());
+        assert!(proof.enforced(at(5)));
     }
 
     #[test]
@@ -444,5 +494,9 @@ mod tests {
         proof.published(publication("a", Some(100), 90), at(90));
         assert_eq!(proof.reported(report("one", Some("a"), None), at(80)), Ok(seconds(&[0])));
         assert!(proof.enforced(at(10)));
+        // Nor does it hide that an OPA has gone.
+        proof.tick(at(10));
+        proof.tick(at(71));
+        assert_eq!(proof.counts(at(71)), Counts { silent: 1, ..Counts::default() });
     }
 }

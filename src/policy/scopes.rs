@@ -1,7 +1,7 @@
 //! Scopes of one subject as the data hold them: by pattern, for look-ups instead of scans.
 //!
-//! Invariant: this and `trino/subject.rego` answer alike. Names are folded to lower case, as Trino folds them
-//! before it asks; PostgreSQL's own schemas (`pg_…`) are opened by a pattern that begins so and by no other.
+//! Invariant: this and `trino/subject.rego` fold names and answer alike. Names are folded to lower case, as Trino folds
+//! them before it asks; PostgreSQL's own schemas (`pg_…`) are opened by a pattern that begins so and by no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,11 +63,16 @@ impl Scopes {
     }
 }
 
+/// In lower case, with one form of what Java, Rust and Go do not fold alike: a sigma at a word's end, an I with a dot.
+pub(super) fn folded(name: &str) -> String {
+    name.to_lowercase().replace('ς', "σ").replace("i\u{307}", "i")
+}
+
 fn key(pattern: &Pattern, stars: &mut BTreeSet<String>) -> String {
     match pattern {
-        Pattern::Name(name) => name.to_lowercase(),
+        Pattern::Name(name) => folded(name),
         Pattern::Prefix(start) => {
-            let start = start.to_lowercase();
+            let start = folded(start);
             let key = format!("{start}*");
             stars.insert(start);
             key

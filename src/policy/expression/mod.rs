@@ -9,6 +9,7 @@ mod lexer;
 
 use std::fmt;
 
+use super::library;
 use crate::document::{OneLine, Policy};
 
 /// Longest expression, in bytes.
@@ -43,7 +44,8 @@ pub enum Use {
 pub fn check(policy: &Policy) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, mask) in &policy.mask_library {
-        let Some(text) = &mask.trino else { continue };
+        let shipped = || library::shipped(name).map(|shipped| shipped.trino);
+        let Some(text) = mask.trino.as_deref().or_else(shipped) else { continue };
         let place = || format!("mask_library.{name}.trino");
         match one(text, Use::Mask) {
             Err((offset, message)) => findings.push(Finding { place: place(), offset, message }),

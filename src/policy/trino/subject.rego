@@ -4,8 +4,9 @@
 # object is ever copied to answer a question.
 package fedgate.subject
 
-# Trino folds the names of catalogs, schemas, tables and columns to lower case, and so do the data.
-folded(name) := lower(name)
+# Trino folds the names of catalogs, schemas, tables and columns to lower case, and so do the data. Java, Rust and Go
+# do not agree on a sigma at a word's end and on an I with a dot: here each of both has one form.
+folded(name) := replace(replace(lower(name), "ς", "σ"), "i\u0307", "i")
 
 # Trino 476 writes the catalog and schema of a function beside its name; other versions nest them.
 place(function) := object.get(function, "catalogSchema", function)
