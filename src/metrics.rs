@@ -46,12 +46,14 @@ mod audit;
 mod document;
 mod http;
 mod opa;
+mod policy;
 mod sync;
 
 pub use audit::{AuditFailure, AuditMetrics};
 pub use document::{DocumentMetrics, DocumentRead};
 pub use http::{HttpMetrics, HttpRefusal, Push};
 pub use opa::{Build, BundleAnswer, OpaMetrics, OpaReport, OpaState, Probe};
+pub use policy::{DeploymentState, PolicyMetrics};
 pub use sync::{RunOutcome, SyncFailure, SyncMetrics};
 
 label! {
@@ -221,6 +223,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// `fedgate_bundle_…`, `fedgate_opa_…` and `fedgate_policy_…`
     pub opa: OpaMetrics,
+    /// `fedgate_config_policies_…` and `fedgate_deployments`
+    pub policy: PolicyMetrics,
     /// `akko_policy_sync_…` and `fedgate_sync_…`
     pub sync: SyncMetrics,
     connections: ByLabel<ConnectionOutcome, IntCounter>,
@@ -338,6 +342,7 @@ impl Metrics {
             document: DocumentMetrics::new(&registry)?,
             http: HttpMetrics::new(&registry)?,
             opa: OpaMetrics::new(&registry)?,
+            policy: PolicyMetrics::new(&registry)?,
             sync: SyncMetrics::new(&registry)?,
             connections: ByLabel::new(|outcome| connections.with_label_values(&[outcome])),
             startup_failures: ByLabel::new(|reason| startup_failures.with_label_values(&[reason])),

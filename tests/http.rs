@@ -36,6 +36,7 @@ async fn start() -> Side {
         document: Outlet::default().handle(),
         sync: no_loop(),
         opa: fedgate::http::no_bundle(),
+        deployments: fedgate::http::no_policies(),
     };
     let task = tokio::spawn(serve(listener, None, parts, async {
         // Ends with its sender too.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fedgate::config::ServerTls;
-use fedgate::http::{Door, Parts, acceptor, no_bundle, no_loop, serve};
+use fedgate::http::{Door, Parts, acceptor, no_bundle, no_loop, no_policies, serve};
 use fedgate::metrics::Metrics;
 use fedgate::status::Status;
 use fedgate::sync::reader::Outlet;
@@ -303,6 +303,7 @@ async fn a_shutdown_waits_for_no_handshake() {
         document: Outlet::default().handle(),
         sync: no_loop(),
         opa: no_bundle(),
+        deployments: no_policies(),
     };
     let (shutdown, stop) = oneshot::channel::<()>();
     let side = tokio::spawn(serve(listener, Some(tls), parts, async {

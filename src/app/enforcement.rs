@@ -460,9 +460,9 @@ impl Service {
 }
 
 /// Does something on a thread of its own that stands back behind those of sessions; `None`: it panicked.
-async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (tell, told) = oneshot::channel();
-    let thread = std::thread::Builder::new().name("bundle".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name("policy".to_owned()).spawn(move || {
         stand_back();
         let _ = tell.send(work());
     });

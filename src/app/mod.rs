@@ -7,6 +7,7 @@ mod audit;
 mod behind;
 pub mod check;
 mod cli;
+mod deployments;
 mod document;
 mod enforcement;
 pub mod explain;

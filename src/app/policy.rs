@@ -88,14 +88,16 @@ pub fn run(arguments: &PolicyArgs, out: &mut impl Write) -> Result<Answer, Polic
     match &arguments.command {
         PolicyCommand::Eval(arguments) => Ok(of(adminconfig::eval(arguments, out)?)),
         PolicyCommand::Test(arguments) => Ok(of(adminconfig::test(arguments, out)?)),
-        PolicyCommand::Bundle { config, output, url } => bundle(config, output.as_deref(), url, out),
+        PolicyCommand::Bundle { config, output, url } => {
+            bundle(config, output.as_deref(), url.as_deref(), out)
+        }
     }
 }
 
 fn bundle(
     path: &Path,
     output: Option<&Path>,
-    url: &str,
+    url: Option<&str>,
     out: &mut impl Write,
 ) -> Result<Answer, PolicyError> {
     let config = Config::load(path)?;
@@ -121,7 +123,7 @@ fn bundle(
     }
     let tls = config.http.as_ref().is_some_and(|http| http.tls.is_some());
     let default = if tls { "https://fedgate:8080" } else { "http://fedgate:8080" };
-    let url = url.as_deref().unwrap_or(default);
+    let url = url.unwrap_or(default);
     write!(out, "{}", opa_config(&recipe.opa, url, &bundle.revision))?;
     Ok(Answer::Done)
 }

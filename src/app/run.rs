@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::audit::Audit;
+use super::deployments::{self, Deployments, Wanted};
 use super::document::DocumentReader;
 use super::enforcement::{Enforcement, Recipe};
 use super::policy_loop::{LoopError, PolicyLoop, Sections};
@@ -136,6 +137,7 @@ struct Gateway {
     view: watch::Sender<Option<SyncView>>,
     document: DocumentReader,
     enforcement: Enforcement,
+    deployments: Deployments,
 }
 
 impl Gateway {
@@ -146,7 +148,8 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new()?);
         let status = Status::new();
         let (drain, draining) = watch::channel(Drain::Not);
-        let rulings = watch::Sender::new(Arc::new(session::Rulings::default()));
+        let wanted = Wanted::of(&config);
+        let rulings = watch::Sender::new(Arc::new(deployments::at_first(wanted.as_ref())));
         let audit = config.audit.as_ref().map(|section| Audit::start(section, &metrics.audit)).transpose()?;
         let kept = Arc::new(Keepsakes {
             cancels: Arc::new(Cancels::default()),
@@ -189,6 +192,14 @@ impl Gateway {
         let mut enforcement =
             Enforcement::start(handle.in_force(), view.subscribe(), journal.clone(), metrics.opa.clone());
         enforcement.configure(Recipe::of(&config));
+        let deployments = Deployments::start(
+            wanted,
+            rulings,
+            handle.in_force(),
+            view.subscribe(),
+            journal.clone(),
+            metrics.policy.clone(),
+        );
         let mut tasks = JoinSet::new();
         if let Some(listener) = http {
             let address = listener.local_addr()?;
@@ -211,6 +222,7 @@ impl Gateway {
                 document: handle,
                 sync: view.subscribe(),
                 opa: enforcement.view(),
+                deployments: deployments.view(),
             };
             let tls = http_tls.as_ref().map(watch::Sender::subscribe);
             tasks.spawn(crate::http::serve(listener, tls, parts, stop));
@@ -256,6 +268,7 @@ impl Gateway {
             view,
             document,
             enforcement,
+            deployments,
         };
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -291,6 +304,7 @@ impl Gateway {
         gateway.document.end().await;
         // OPAs that wait are answered now, and ask another gateway or come again.
         gateway.enforcement.end().await;
+        gateway.deployments.end().await;
         if let Some(audit) = audit {
             // Last: sessions and whatever changes policy have told what they had to tell.
             audit.end().await;
@@ -328,15 +342,16 @@ impl Gateway {
                 None => None,
             };
             let shared = share(&config, &mut self.sources)?;
-            Ok((files, shared, https, Sections::of(&config), Recipe::of(&config)))
+            Ok((files, shared, https, Sections::of(&config), Recipe::of(&config), Wanted::of(&config)))
         });
         match reloaded {
-            Ok((files, shared, https, sections, recipe)) => {
+            Ok((files, shared, https, sections, recipe, wanted)) => {
                 if let (Some(sender), Some(https)) = (&self.http_tls, https) {
                     sender.send_replace(https);
                 }
                 self.document.configure(sections.document.as_ref());
                 self.enforcement.configure(recipe);
+                self.deployments.configure(wanted);
                 self.wanted = (sections != self.sections).then_some(sections);
                 self.files = files;
                 self.shared.send_replace(Arc::new(shared));

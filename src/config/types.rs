@@ -129,6 +129,8 @@ pub struct Source {
     /// Empty unless `read_only = false`.
     pub writers: Vec<ClientUser>,
     pub trino_catalog: String,
+    /// Where the data is, for configuration policies.
+    pub geography: Option<String>,
     pub access: Vec<AccessRule>,
     pub engine: Option<Engine>,
     /// By the gateway's own clock; zero: none.

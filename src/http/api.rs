@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::deployments::PolicyStatus;
 use super::jwt::Need;
 use super::loop_view::{DocumentView, ReportView, RevisionView, StatusView, SyncView};
 use super::problem::Problem;
@@ -66,7 +67,8 @@ pub(super) async fn status(State(parts): State<Parts>, headers: HeaderMap) -> Re
                 None => SyncStatus::default(),
             };
             let document = DocumentView::of(&parts.document.status().borrow());
-            Ok(as_json(&StatusView { sync, document }))
+            let policy = PolicyStatus::of(&parts.deployments.borrow());
+            Ok(as_json(&StatusView { sync, document, policy }))
         }
         .await,
     )

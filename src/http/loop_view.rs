@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::deployments::PolicyStatus;
 use crate::config::{CatalogSection, DocumentPlace, SecretFile, SyncSection};
 use crate::sync::handle::{Report, SyncHandle, SyncStatus};
 use crate::sync::history::{History, Revision};
@@ -139,6 +140,8 @@ pub(super) struct StatusView {
     #[serde(flatten)]
     pub sync: SyncStatus,
     pub document: Option<DocumentView>,
+    /// How the configuration policies stand; `null`: there are none.
+    pub policy: Option<PolicyStatus>,
 }
 
 /// How the policy document stands, without the place where it is kept.

@@ -4,6 +4,7 @@
 //! session, and nothing it answers names a host, a login at a source or a secret.
 
 mod api;
+mod deployments;
 mod jwks;
 mod jwt;
 mod loop_view;
@@ -16,6 +17,7 @@ mod readiness;
 mod server;
 
 pub use api::{description, no_bundle, no_loop, open_door};
+pub use deployments::{DeploymentView, DeploymentsView, PolicyFault, no_policies};
 pub use jwks::{Key, KeyError, Keys};
 pub use jwt::{Door, Issuer};
 pub use loop_view::{SyncView, config_view, report_json};

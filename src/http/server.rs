@@ -31,6 +31,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::http::api::{self, RUN_PATIENCE};
+use crate::http::deployments::{DeploymentView, DeploymentsView};
 use crate::http::jwt::{Door, Need};
 use crate::http::loop_view::SyncView;
 use crate::http::masks;
@@ -72,6 +73,8 @@ pub struct Parts {
     pub sync: watch::Receiver<Option<SyncView>>,
     /// The bundle service, while it is on.
     pub opa: watch::Receiver<Option<OpaView>>,
+    /// What the configuration policies decide.
+    pub deployments: watch::Receiver<DeploymentsView>,
 }
 
 /// Every path that is served.
@@ -301,6 +304,8 @@ struct SourceView<'s> {
     catalogue: Option<&'s CatalogueStatus>,
     catalogue_fault: Option<Fault>,
     sessions: usize,
+    /// What the configuration policies decide, for each workload; `null` without policies.
+    deployments: Option<Vec<DeploymentView>>,
 }
 
 #[derive(Serialize)]
@@ -309,8 +314,8 @@ struct Badge {
     colour: &'static str,
 }
 
-impl<'s> From<&'s SourceStatus> for SourceView<'s> {
-    fn from(source: &'s SourceStatus) -> Self {
+impl<'s> SourceView<'s> {
+    fn new(source: &'s SourceStatus, deployments: &DeploymentsView) -> Self {
         Self {
             name: &source.name,
             read_only: source.read_only,
@@ -323,6 +328,9 @@ impl<'s> From<&'s SourceStatus> for SourceView<'s> {
             catalogue: source.catalogue.as_ref(),
             catalogue_fault: source.catalogue_fault,
             sessions: source.sessions.get(),
+            deployments: deployments
+                .enabled
+                .then(|| deployments.sources.get(&source.name).cloned().unwrap_or_default()),
         }
     }
 }
@@ -333,7 +341,9 @@ async fn sources(State(parts): State<Parts>, headers: HeaderMap) -> Response {
     }
     // A copy, so that nothing is held while it is written out.
     let status = parts.status.borrow().clone();
-    as_json(&Sources { phase: status.phase, sources: status.sources.iter().map(SourceView::from).collect() })
+    let deployments = parts.deployments.borrow().clone();
+    let sources = status.sources.iter().map(|source| SourceView::new(source, &deployments)).collect();
+    as_json(&Sources { phase: status.phase, sources })
 }
 
 pub(super) fn as_json(value: &impl Serialize) -> Response {

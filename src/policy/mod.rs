@@ -7,6 +7,7 @@
 pub mod adminconfig;
 pub mod bundle;
 pub mod data;
+pub mod deploy;
 pub mod expression;
 pub mod library;
 pub mod probe;

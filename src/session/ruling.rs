@@ -15,6 +15,8 @@ use crate::wire::ClientError;
 pub struct Rulings {
     /// `None`: there are no policies.
     table: Option<HashMap<SourceName, HashMap<ClientUser, Ruling>>>,
+    /// Why whoever is not in the table is refused; `None`: nobody has decided about them.
+    otherwise: Option<Arc<Why>>,
 }
 
 /// What is decided for one client user on one source; cheap to clone.
@@ -44,19 +46,26 @@ impl Rulings {
         for (source, user, ruling) in decided {
             table.entry(source).or_default().insert(user, ruling);
         }
-        Self { table: Some(table) }
+        Self { table: Some(table), otherwise: None }
+    }
+
+    /// Under policies that have not decided anything: everybody is refused.
+    pub fn undecided(reason: &str) -> Self {
+        Self { table: Some(HashMap::new()), otherwise: Some(Arc::new(Why { reason: reason.into() })) }
     }
 
     /// What is decided for somebody.
     pub fn of(&self, source: &SourceName, user: &ClientUser) -> Ruling {
         let Some(table) = &self.table else { return Ruling::Open };
-        match table.get(source).and_then(|users| users.get(user)) {
-            Some(ruling) => ruling.clone(),
-            None => Ruling::Refused(Arc::new(Why {
-                reason: "no [[workload]] names this user, so no configuration policy deploys reads for it"
-                    .into(),
-            })),
+        if let Some(ruling) = table.get(source).and_then(|users| users.get(user)) {
+            return ruling.clone();
         }
+        let nobody = || {
+            let reason =
+                "no [[workload]] names this user, so no configuration policy deploys reads for it".into();
+            Arc::new(Why { reason })
+        };
+        Ruling::Refused(self.otherwise.clone().unwrap_or_else(nobody))
     }
 }
 

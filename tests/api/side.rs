@@ -148,6 +148,7 @@ pub async fn start(door: Door) -> Side {
         document: document.clone(),
         sync: seen,
         opa: fedgate::http::no_bundle(),
+        deployments: fedgate::http::no_policies(),
     };
     tokio::spawn(serve(listener, None, parts, async {
         let _ = stop.await;

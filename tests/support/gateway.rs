@@ -108,6 +108,11 @@ impl Gateway {
         let folder = fresh_folder()?;
         let place = folder.display().to_string();
         let toml = setup.toml.replace("{dir}", &place);
+        for (name, _) in &setup.files {
+            // A name may lie in a folder of its own.
+            let made = folder.join(name).parent().map_or(Ok(()), std::fs::create_dir_all);
+            made.map_err(|e| format!("cannot make a folder for {name}: {e}"))?;
+        }
         for (name, text) in setup.files.iter().chain([&("fedgate.toml".to_owned(), toml.clone())]) {
             write_private(&folder.join(name), &text.replace("{dir}", &place))?;
         }

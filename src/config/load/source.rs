@@ -84,6 +84,7 @@ impl Loader<'_> {
             true => required_name(&mut section, "trino_catalog", "what Trino calls the source"),
             false => name.clone(),
         };
+        let geography = section.text("geography").map(|found| found.value);
         let access: Vec<_> =
             section.sections("access").into_iter().map(|rule| access(rule, context)).collect();
         let engine = section.section("engine").map(|engine| engine_section(engine, &access));
@@ -115,6 +116,7 @@ impl Loader<'_> {
             read_only,
             writers,
             trino_catalog: trino_catalog?,
+            geography,
             access: access.into_iter().map(|rule| rule.value).collect(),
             engine: match engine {
                 Some(engine) => Some(engine?),

@@ -1,0 +1,293 @@
+//! The gateway obeys the configuration policies, over real connections: what is withdrawn, what expires by the clock, where
+//! masks are made.
+//!
+//! Invariant: a session is judged by what a client sees of it.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::{Gateway, Options, Postgres, Setup, blocking, trusting};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+const READ: &str = r#"package adminconfig
+
+import rego.v1
+
+config contains {"capability": "read", "decision": {
+	"policy": {"ID": "read-here", "description": "Reads are deployed in the north", "version": "0.1"},
+	"deploy": "True",
+}} if {
+	input.request.usage == "read"
+	input.workload.cluster.name == "cluster-north"
+}
+"#;
+
+/// The engine masks, or the gateway would.
+fn transform(module: &str) -> String {
+    format!(
+        r#"package adminconfig
+
+import rego.v1
+
+config contains {{"capability": "read", "decision": {{
+	"policy": {{"ID": "masks-at-{module}", "description": "", "version": "0.1"}},
+	"restrictions": {{"modules": [{{"property": "name", "values": ["{module}"]}}]}},
+}}}} if true
+"#
+    )
+}
+
+fn until_then(seconds: u64) -> String {
+    let end = std::time::SystemTime::now() + Duration::from_secs(seconds);
+    READ.replace(
+        "\tinput.request.usage",
+        &format!(
+            "\ttime.now_ns() < time.parse_rfc3339_ns(\"{}\")\n\tinput.request.usage",
+            humantime::format_rfc3339_seconds(end)
+        ),
+    )
+}
+
+fn module(name: &str) -> String {
+    format!(
+        "apiVersion: app.fybrik.io/v1beta1\nkind: FybrikModule\nmetadata: {{name: {name}}}\nspec:\n  type: service\n  capabilities:\n    \
+         - capability: read\n      scope: workload\n      api: {{protocol: postgres}}\n      supportedInterfaces:\n        \
+         - source: {{protocol: postgres}}\n      actions:\n        - name: RedactAction\n        - name: FilterAction\n---\n"
+    )
+}
+
+fn document(masked: bool) -> String {
+    let place = json!({"catalog": "climscore", "schema": "public", "table": "customers"});
+    let mut entry = place.clone();
+    entry["column"] = json!("email");
+    entry["mask"] = json!("sha256");
+    let masks = if masked { json!([entry]) } else { json!([]) };
+    json!({
+        "version": 1,
+        "mask_library": {"sha256": {"strength": 60}},
+        "sources": {"climscore": {"catalog": "climscore"}},
+        "subjects": {
+            "alice": {"kind": "user", "scopes": [place], "masks": masks},
+            "akko-admin": {"kind": "user", "scopes": [{"catalog": "*", "schema": "*", "table": "*"}]},
+        },
+    })
+    .to_string()
+}
+
+struct House {
+    gateway: Gateway,
+    _source: Postgres,
+}
+
+impl House {
+    fn start(policy: &str, masked: bool) -> Self {
+        let source = Postgres::climscore(Options::default());
+        let mut setup: Setup = trusting(&source);
+        let toml = "\n[document]\nkind = \"file\"\npath = \"{dir}/policy.json\"\nlook_every = \"100ms\"\n\n[audit]\nkind = \"file\"\n\
+                    path = \"{dir}/audit.jsonl\"\nspool = \"{dir}/spool\"\n\n[policy]\nfolders = [\"{dir}/policies\"]\n\
+                    modules = [\"{dir}/modules.yaml\"]\nclusters = [\"{dir}/clusters.yaml\"]\n\n[[workload]]\nusers = [\"visitor\"]\n\
+                    cluster = \"cluster-north\"\n\n[[workload]]\nusers = [\"trino\"]\ncluster = \"cluster-north\"\n";
+        let engine =
+            "engine = { users = [\"trino\"], comment = \"fedgate query=$QUERY_ID user=$USER\" }\n\n[http]";
+        setup.toml = setup.toml.replace("\n[http]", engine) + toml;
+        let setup = setup
+            .file("policy.json", document(masked))
+            .file("modules.yaml", module("fedgate") + &module("trino"))
+            .file("clusters.yaml", "name: cluster-north\nmetadata: {region: north}\n")
+            .file("policies/read.rego", policy);
+        Self { gateway: Gateway::start(setup), _source: source }
+    }
+
+    /// As a person with an editor does: whole, and under another name first.
+    fn write(&self, name: &str, text: &str) {
+        let folder = self.gateway.folder();
+        std::fs::write(folder.join("new"), text).unwrap();
+        std::fs::rename(folder.join("new"), folder.join(name)).unwrap();
+    }
+
+    fn deployment(&self, user: &str) -> Value {
+        let (_, body) = self.gateway.get("/api/v1/sources");
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let all = body["sources"][0]["deployments"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|one| one["users"][0] == user).unwrap_or(Value::Null)
+    }
+
+    fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < Duration::from_secs(40), "never: {what}\n{}", self.gateway.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn deployed(&self, user: &str, read: bool, transform: &str) {
+        self.until(&format!("{user}: {read} {transform}"), || {
+            let now = self.deployment(user);
+            now["read"] == read && now["transform"] == transform
+        });
+    }
+
+    async fn connect(&self, user: &str) -> Result<Client, tokio_postgres::Error> {
+        let (client, connection) =
+            tokio_postgres::connect(&self.gateway.url(user, "", "climscore"), NoTls).await?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(client)
+    }
+
+    /// SQLSTATE and DETAIL of a connection that is refused.
+    async fn refused(&self, user: &str) -> (String, String) {
+        let error = self.connect(user).await.err().expect("to be refused");
+        let error = error.as_db_error().unwrap_or_else(|| panic!("{error}"));
+        (error.code().code().to_owned(), error.detail().unwrap_or_default().to_owned())
+    }
+}
+
+async fn value(client: &Client, sql: &str) -> Result<String, String> {
+    match client.simple_query(sql).await {
+        Ok(rows) => Ok(rows
+            .iter()
+            .find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+                _ => None,
+            })
+            .unwrap_or_default()),
+        Err(error) => Err(error.code().map_or_else(|| "closed".to_owned(), |code| code.code().to_owned())),
+    }
+}
+
+/// Waits for the end of a session that does nothing; what the next statement meets.
+async fn ended(client: &Client) -> String {
+    let began = Instant::now();
+    while !client.is_closed() {
+        assert!(began.elapsed() < Duration::from_secs(40), "the session goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    value(client, "SELECT 1").await.unwrap_err()
+}
+
+#[test]
+fn a_read_policy_that_is_withdrawn_refuses_the_next_and_ends_the_open() {
+    let house = House::start(READ, false);
+    blocking(async {
+        house.deployed("visitor", true, "none");
+        let open = house.connect("visitor").await.unwrap();
+        assert_eq!(value(&open, "SELECT count(*) FROM communes").await, Ok("720".to_owned()));
+        // A set that cannot be understood changes nothing.
+        house.write("policies/read.rego", "package adminconfig\n\nconfig[{");
+        house.until("the fault", || house.gateway.get("/api/v1/status").1.contains("read.rego:"));
+        assert_eq!(value(&open, "SELECT 1").await, Ok("1".to_owned()));
+        house.connect("visitor").await.unwrap();
+
+        house.write("policies/read.rego", "package adminconfig\n\nimport rego.v1\n");
+        house.deployed("visitor", false, "none");
+        assert_eq!(ended(&open).await, "closed");
+        let (code, detail) = house.refused("visitor").await;
+        assert_eq!(code, "42501");
+        assert!(detail.contains("no policy that is in force deploys reads"), "{detail}");
+        house.gateway.wait_for_line("terminating connection due to administrator command");
+        // One that refuses is named with what it says.
+        let refuses = READ.replace("\"deploy\": \"True\"", "\"deploy\": \"False\"");
+        house.write("policies/read.rego", &refuses);
+        house.until("another reason", || house.deployment("visitor").to_string().contains("read-here"));
+        let (_, detail) = house.refused("visitor").await;
+        assert!(detail.contains("policy \"read-here\" (Reads are deployed in the north)"), "{detail}");
+        // And back.
+        house.write("policies/read.rego", READ);
+        house.deployed("visitor", true, "none");
+        house.connect("visitor").await.unwrap();
+        // Each change of an outcome is in the audit trail.
+        let trail = house.gateway.folder().join("audit.jsonl");
+        house.until("the events", || {
+            let text = std::fs::read_to_string(&trail).unwrap_or_default();
+            let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let of = |status: u64| {
+                events.iter().any(|event| {
+                    event["class_uid"] == 3004
+                        && event["status_id"] == status
+                        && event["entity"]["type"] == "Deployment"
+                })
+            };
+            of(1) && of(2)
+        });
+    });
+}
+
+#[test]
+fn a_policy_that_expires_ends_sessions_with_no_reload() {
+    let house = House::start(&until_then(8), false);
+    blocking(async {
+        house.deployed("visitor", true, "none");
+        let open = house.connect("visitor").await.unwrap();
+        assert_eq!(value(&open, "SELECT 1").await, Ok("1".to_owned()));
+        let began = Instant::now();
+        assert_eq!(ended(&open).await, "closed");
+        assert!(began.elapsed() < Duration::from_secs(8 + 5 + 5), "{:?}", began.elapsed());
+        assert_eq!(house.refused("visitor").await.0, "42501");
+        let log = house.gateway.log();
+        assert!(!log.contains("configuration reloaded"), "{log}");
+    });
+}
+
+#[test]
+fn where_nothing_masks_nobody_with_masks_reads() {
+    let house = House::start(READ, true);
+    let by = |user: &str| format!("SELECT email FROM customers LIMIT 1 /*fedgate query=q1 user={user}*/");
+    blocking(async {
+        house.write("policies/where.rego", &transform("trino"));
+        house.deployed("trino", true, "engine");
+        let engine = house.connect("trino").await.unwrap();
+        assert!(value(&engine, &by("alice")).await.is_ok(), "the engine masks for its users");
+        // Nobody masks for who comes by another way.
+        let (code, detail) = house.refused("visitor").await;
+        assert_eq!(code, "42501");
+        assert!(detail.contains("this user has masks"), "{detail}");
+
+        // The transform moves to the gateway, which cannot mask: the engine's users are told apart.
+        engine
+            .simple_query("PREPARE p AS SELECT email FROM customers /*fedgate query=q1 user=alice*/")
+            .await
+            .unwrap();
+        house.write("policies/where.rego", &transform("fedgate"));
+        house.deployed("trino", true, "gateway");
+        assert_eq!(value(&engine, &by("alice")).await, Err("42501".to_owned()));
+        assert_eq!(value(&engine, &by("nobody")).await, Err("42501".to_owned()));
+        assert_eq!(value(&engine, "SELECT email FROM customers").await, Err("42501".to_owned()));
+        assert_eq!(value(&engine, "EXECUTE p").await, Err("42501".to_owned()));
+        assert!(value(&engine, &by("akko-admin")).await.unwrap().contains('@'), "who sees no masks reads on");
+        assert!(
+            engine
+                .query("SELECT email FROM customers LIMIT 1 /*fedgate query=q1 user=alice*/", &[])
+                .await
+                .is_err()
+        );
+        // Nothing is masked any more: everybody reads.
+        house.write("policy.json", &document(false));
+        house.deployed("trino", true, "none");
+        assert!(value(&engine, &by("alice")).await.unwrap().contains('@'));
+        let direct = house.connect("visitor").await.unwrap();
+        // A mask comes: what is open ends.
+        house.write("policy.json", &document(true));
+        house.deployed("visitor", true, "gateway");
+        assert_eq!(ended(&direct).await, "closed");
+        assert_eq!(value(&engine, &by("alice")).await, Err("42501".to_owned()));
+    });
+}
+
+#[test]
+fn policies_that_were_never_understood_let_nobody_in() {
+    let house = House::start("package adminconfig\n\nconfig[{", false);
+    blocking(async {
+        house.until("the fault", || house.gateway.get("/api/v1/status").1.contains("read.rego:"));
+        let (code, detail) = house.refused("visitor").await;
+        assert_eq!((code.as_str(), detail.contains("cannot be understood")), ("42501", true), "{detail}");
+        let status: Value = serde_json::from_str(&house.gateway.get("/api/v1/status").1).unwrap();
+        assert_eq!(status["policy"]["revision"], Value::Null);
+        house.write("policies/read.rego", READ);
+        house.deployed("visitor", true, "none");
+        house.connect("visitor").await.unwrap();
+    });
+}
