@@ -140,7 +140,7 @@ impl House {
 
     /// SQLSTATE and DETAIL of a connection that is refused.
     async fn refused(&self, user: &str) -> (String, String) {
-        let error = self.connect(user).await.err().expect("to be refused");
+        let Err(error) = self.connect(user).await else { panic!("{user} was let in") };
         let error = error.as_db_error().unwrap_or_else(|| panic!("{error}"));
         (error.code().code().to_owned(), error.detail().unwrap_or_default().to_owned())
     }
