@@ -60,6 +60,7 @@ fn settings(hosts: Vec<Host>, user: &str, password: Option<PathBuf>) -> config::
         tls: SourceTls { mode: TlsMode::Disable, ca: None },
         read_only: true,
         writers: Vec::new(),
+        geography: None,
         trino_catalog: "climscore".to_owned(),
         access: Vec::new(),
         engine: None,
