@@ -181,6 +181,17 @@ fn a_read_policy_that_is_withdrawn_refuses_the_next_and_ends_the_open() {
         house.until("the fault", || house.gateway.get("/api/v1/status").1.contains("read.rego:"));
         assert_eq!(value(&open, "SELECT 1").await, Ok("1".to_owned()));
         house.connect("visitor").await.unwrap();
+        // Other inputs can be asked about.
+        let input = json!({
+            "workload": {"uuid": "x", "cluster": {"name": "cluster-north", "metadata": {"region": "north"}}, "properties": {}},
+            "request": {"datasetID": "climscore", "usage": "read", "dataset": {}},
+        });
+        let (status, answer) = house.gateway.post("/api/v1/policy/eval", &input.to_string());
+        assert_eq!(status, 200, "{answer}");
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["decisions"]["read"]["deploy"], "True", "{answer}");
+        assert_eq!(answer["decisions"]["read"]["policies"], json!(["read-here"]));
+        assert_eq!(answer["plan"]["steps"][0]["module"], "fedgate");
 
         house.write("policies/read.rego", "package adminconfig\n\nimport rego.v1\n");
         house.deployed("visitor", false, "none");

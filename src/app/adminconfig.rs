@@ -163,6 +163,15 @@ impl Material {
         Ok(Self { files, policies, resources, infrastructure, taxonomy })
     }
 
+    /// The answer about an input, as `fedgate policy eval --json` gives it.
+    pub fn answer(&self, input: &Value, now_ns: i64) -> Value {
+        let question = Question { input, now_ns, asset: Interface::new("postgres", ""), actions: &[] };
+        match self.ask(&question) {
+            Ok(asked) => asked.to_json(),
+            Err(error) => error.to_json(),
+        }
+    }
+
     pub fn landscape(&self) -> Landscape<'_> {
         Landscape { resources: &self.resources, infrastructure: &self.infrastructure }
     }

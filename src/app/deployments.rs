@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,9 +21,9 @@ use crate::audit::event::{Change, ChangeKind, Event, What};
 use crate::audit::journal::Journal;
 use crate::config::{Config, PolicySection, Source, Workload};
 use crate::document::OneLine;
-use crate::http::{DeploymentView, DeploymentsView, PolicyFault, SyncView};
+use crate::http::{Asker, DeploymentView, DeploymentsView, PolicyFault, SyncView};
 use crate::metrics::{Outcome, PolicyMetrics};
-use crate::policy::adminconfig::{Infrastructure, Limits, Policies, Resources};
+use crate::policy::adminconfig::Limits;
 use crate::policy::deploy::{self, Dataset, Deployment, Place, Rules, Veil};
 use crate::session::{Ruling, Rulings, Why};
 use crate::sync::catalog::Picture;
@@ -129,9 +130,8 @@ impl Deployments {
 
 /// A set of policies that was understood.
 struct Good {
-    policies: Policies,
-    resources: Resources,
-    infrastructure: Infrastructure,
+    /// Its policies were understood.
+    material: Material,
     revision: Arc<str>,
     since: SystemTime,
 }
@@ -243,10 +243,11 @@ impl Service {
         let asked = section.clone();
         let read = apart(move || {
             let material = Material::read(&asked).map_err(|error| error.to_string())?;
-            let Material { files, policies, resources, infrastructure, .. } = material;
-            let policies = policies.map_err(|error| error.to_string())?;
+            if let Err(error) = &material.policies {
+                return Err(error.to_string());
+            }
             let mut hash = Sha256::new();
-            for file in &files {
+            for file in &material.files {
                 for part in [file.name.as_bytes(), file.text.as_bytes()] {
                     hash.update(part.len().to_be_bytes());
                     hash.update(part);
@@ -254,15 +255,14 @@ impl Service {
             }
             let revision: String =
                 hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-            let (revision, since) = (revision.into(), SystemTime::now());
-            Ok::<_, String>(Good { policies, resources, infrastructure, revision, since })
+            Ok::<_, String>(Good { material, revision: revision.into(), since: SystemTime::now() })
         });
         let read = read.await.unwrap_or_else(|| Err("a defect of fedgate: reading them panicked".to_owned()));
         let fault = match read {
             Ok(good) => {
                 self.metrics.reloaded(Outcome::Ok);
                 self.metrics.fault.set(0);
-                tracing::info!(revision = %good.revision, rules = good.policies.len(), "configuration policies are in force");
+                tracing::info!(revision = %good.revision, "configuration policies are in force");
                 self.material = Some(Arc::new(good));
                 None
             }
@@ -361,6 +361,12 @@ impl Service {
             since: self.material.as_ref().map(|good| good.since),
             fault: self.looked.as_ref().and_then(|(_, fault)| fault.clone()),
             sources: by_source,
+            asker: self.material.clone().map(|good| {
+                Asker::new(Arc::new(move |input: &Value| {
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+                    good.material.answer(input, i64::try_from(now).unwrap_or(i64::MAX))
+                }))
+            }),
         };
         self.show.send_if_modified(|before| {
             let new = *before != view;
@@ -386,10 +392,16 @@ fn decide(
 ) -> Decided {
     let now_ns =
         i64::try_from(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
+    let Ok(policies) = &good.material.policies else {
+        return Decided {
+            rulings: Rulings::undecided("the configuration policies cannot be understood"),
+            deployments: Vec::new(),
+        };
+    };
     let rules = Rules {
-        policies: &good.policies,
-        resources: &good.resources,
-        infrastructure: &good.infrastructure,
+        policies,
+        resources: &good.material.resources,
+        infrastructure: &good.material.infrastructure,
         gateway: GATEWAY,
         engine: ENGINE,
         limits: Limits::default(),

@@ -29,7 +29,7 @@ use crate::sync::handle::{Ask, AskError, Cause, NotTaken, Report, RunError, Sync
 /// How long a request waits for the run that it asked for; the run goes on after that.
 pub(super) const RUN_PATIENCE: Duration = Duration::from_secs(90);
 /// Longest body of a request that has one, in bytes; a push has its own bound.
-const BODY_LIMIT: usize = 64 << 10;
+pub(super) const BODY_LIMIT: usize = 64 << 10;
 /// How long a body may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(8);
 /// Bodies of pushes that are held at once: with 1 MiB each, what strangers can make the gateway hold.

@@ -3,11 +3,21 @@
 //! Invariant: workloads are named by their users and clusters; nothing here names a host or a file's content.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use axum::extract::{Extension, Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
 use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
+use super::api::{BODY_LIMIT, answer, problem, read};
+use super::jwt::Need;
+use super::server::{Parts, as_json};
 use crate::policy::deploy::Place;
 
 /// How the policies stand, and what they decide.
@@ -20,6 +30,87 @@ pub struct DeploymentsView {
     pub fault: Option<PolicyFault>,
     /// By source.
     pub sources: BTreeMap<String, Vec<DeploymentView>>,
+    /// The set in force, to be asked about other inputs.
+    pub asker: Option<Asker>,
+}
+
+type Ask = dyn Fn(&Value) -> Value + Send + Sync;
+
+/// Answers about an input document of the policies.
+#[derive(Clone)]
+pub struct Asker(Arc<Ask>);
+
+impl Asker {
+    pub fn new(ask: Arc<Ask>) -> Self {
+        Self(ask)
+    }
+}
+
+/// Askers of one revision are alike, and the revision stands beside them.
+impl PartialEq for Asker {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Asker")
+    }
+}
+
+/// Questions that are answered at the same time.
+const QUESTIONS: usize = 2;
+/// How long one waits for its turn.
+const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What questions share.
+pub(super) struct Room(Semaphore);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Semaphore::new(QUESTIONS))
+    }
+}
+
+/// `POST /api/v1/policy/eval`: what the policies in force decide about an input.
+pub(super) async fn eval(
+    State(parts): State<Parts>,
+    Extension(room): Extension<Arc<Room>>,
+    request: Request,
+) -> Response {
+    let asked = async {
+        let (head, body) = request.into_parts();
+        parts.door.enter(&head.headers, Need::Read, &parts.metrics.http).await?;
+        let body = read(body, BODY_LIMIT).await.map_err(|()| {
+            problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is longer than this path takes, or was cut off")
+        })?;
+        let input: Map<String, Value> = serde_json::from_slice(&body).map_err(|_| {
+            problem(
+                StatusCode::BAD_REQUEST,
+                "the body has to be an input document of the policies, a JSON object",
+            )
+        })?;
+        let Some(asker) = parts.deployments.borrow().asker.clone() else {
+            return Err(problem(
+                StatusCode::NOT_FOUND,
+                "no configuration policies are in force; see [policy]",
+            ));
+        };
+        let Ok(Ok(turn)) = timeout(ROOM_TIMEOUT, room.0.acquire()).await else {
+            return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "others ask at the moment; ask again"));
+        };
+        let answer = tokio::task::spawn_blocking(move || (asker.0)(&Value::Object(input))).await;
+        drop(turn);
+        match answer {
+            Ok(answer) => Ok(as_json(&answer)),
+            Err(_) => Err(problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "a defect of fedgate; please report it with the log",
+            )),
+        }
+    };
+    answer(asked.await)
 }
 
 /// Why the files are not in force as they are now.

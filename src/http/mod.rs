@@ -17,7 +17,7 @@ mod readiness;
 mod server;
 
 pub use api::{description, no_bundle, no_loop, open_door};
-pub use deployments::{DeploymentView, DeploymentsView, PolicyFault, no_policies};
+pub use deployments::{Asker, DeploymentView, DeploymentsView, PolicyFault, no_policies};
 pub use jwks::{Key, KeyError, Keys};
 pub use jwt::{Door, Issuer};
 pub use loop_view::{SyncView, config_view, report_json};

@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::http::api::{self, RUN_PATIENCE};
-use crate::http::deployments::{DeploymentView, DeploymentsView};
+use crate::http::deployments::{self, DeploymentView, DeploymentsView};
 use crate::http::jwt::{Door, Need};
 use crate::http::loop_view::SyncView;
 use crate::http::masks;
@@ -94,6 +94,10 @@ pub fn router(parts: Parts) -> Router {
         .route("/api/v1/openapi.json", get(api::openapi))
         .route("/hooks/openmetadata", post(api::openmetadata).layer(Extension(Arc::<api::Hook>::default())))
         .route("/api/v1/enforcement", get(opa::enforcement))
+        .route(
+            "/api/v1/policy/eval",
+            post(deployments::eval).layer(Extension(Arc::<deployments::Room>::default())),
+        )
         .route("/opa/bundles/fedgate.tar.gz", get(opa::bundle))
         .route("/opa/status", post(opa::status))
         .route("/opa/status/{partition}", post(opa::status))
@@ -220,8 +224,9 @@ async fn aged_or_stopped(shutdown: &mut watch::Receiver<bool>) {
 }
 
 /// The paths that take a body, and those that wait for a run of the loop.
-const WITH_BODY: &[&str] = &["/api/v1/sync/rollback", "/hooks/openmetadata"];
-const POSTED: &[&str] = &["/api/v1/sync", "/api/v1/sync/rollback", "/hooks/openmetadata"];
+const WITH_BODY: &[&str] = &["/api/v1/policy/eval", "/api/v1/sync/rollback", "/hooks/openmetadata"];
+const POSTED: &[&str] =
+    &["/api/v1/policy/eval", "/api/v1/sync", "/api/v1/sync/rollback", "/hooks/openmetadata"];
 const WITH_RUN: &[&str] = &["/api/v1/sync", "/api/v1/sync/plan", "/api/v1/sync/rollback"];
 
 /// OPA's, with or without a partition.
