@@ -4,6 +4,7 @@
 //! session, and nothing it answers names a host, a login at a source or a secret.
 
 mod api;
+mod brisk;
 mod deployments;
 mod jwks;
 mod jwt;

@@ -31,6 +31,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::http::api::{self, RUN_PATIENCE};
+use crate::http::brisk::Brisk;
 use crate::http::deployments::{self, DeploymentView, DeploymentsView};
 use crate::http::jwt::{Door, Need};
 use crate::http::loop_view::SyncView;
@@ -207,7 +208,7 @@ async fn answer(
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(HEADER_BYTES);
-    let connection = http.serve_connection(TokioIo::new(stream), service);
+    let connection = http.serve_connection(TokioIo::new(Brisk::new(stream)), service);
     tokio::pin!(connection);
     tokio::select! {
         _ = connection.as_mut() => {}
