@@ -2,9 +2,9 @@
 //!
 //! Invariant: nothing that is in force is changed, and what is written is what the gateway would serve.
 
-use std::fs::OpenOptions;
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -13,6 +13,7 @@ use super::adminconfig::{self, EvalArgs, EvalError, TestArgs};
 use super::enforcement::{MakeError, Recipe};
 use crate::config::{Config, ConfigError, OpaSection, SigningAlgorithm};
 use crate::policy::status::BUNDLE;
+use crate::sync::disk;
 use crate::sync::publisher::{AnyPublisher, PublishError, Publisher};
 
 #[derive(Args)]
@@ -116,9 +117,10 @@ fn bundle(
         Err(error) => return Err(PolicyError::Make(error.to_string())),
     };
     if let Some(path) = output {
-        let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-        written
-            .and_then(|mut file| file.write_all(&bundle.bytes))
+        // Whole or not at all, and for its owner alone: it may hold the key of keyed masks.
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        disk::replace(path, Path::new(&beside), &bundle.bytes, Some(Permissions::from_mode(0o600)))
             .map_err(|error| PolicyError::Write { path: path.to_owned(), error })?;
     }
     let tls = config.http.as_ref().is_some_and(|http| http.tls.is_some());

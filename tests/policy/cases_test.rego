@@ -71,6 +71,19 @@ test_other_catalogs_allow if {
 		with data.fedgate.policy.settings as others("allow")
 }
 
+# What the document masks is nobody's to write, source or not: renamed, a table would have no mask.
+test_what_is_masked_is_no_other_catalog if {
+	known := object.union(data.fedgate.policy.known, {"tpch": true})
+	every operation in ["DropTable", "SelectFromColumns"] {
+		not data.trino.allow with input as tpch(operation)
+			with data.fedgate.policy.settings as others("allow")
+			with data.fedgate.policy.known as known
+	}
+	execute := asked("ExecuteProcedure", {"function": {"catalogName": "tpch", "schemaName": "system", "functionName": "execute"}})
+	data.fedgate.readonly.deny with input as execute with data.fedgate.policy.known as known
+	data.fedgate.readonly.deny == false with input as execute
+}
+
 # An opened source is guarded again as soon as either place says so.
 test_both_markers_count if {
 	drop := asked("DropTable", {"table": {"catalogName": "sandbox", "schemaName": "public", "tableName": "t"}})

@@ -103,6 +103,11 @@ impl Loader<'_> {
             true => section.text("key_id")?.value,
             false => "fedgate".to_owned(),
         };
+        // It stands in OPA's configuration and in the signature as it is.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if key_id.is_empty() || !key_id.bytes().all(plain) {
+            section.problem("key_id", "must be letters, digits, -, _ and . only");
+        }
         section.finish();
         Some(SigningSection { algorithm: algorithm?.value, key: key?, key_id })
     }

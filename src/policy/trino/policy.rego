@@ -113,7 +113,7 @@ permitted("SetSystemSessionProperty", resource) if {
 	data.fedgate.policy.settings.system_session_properties[resource.systemSessionProperty.name]
 }
 
-# Catalogs that are no source of the document: as the operator says, and that is nothing unless said.
+# Catalogs that the document says nothing of: as the operator says, and that is nothing unless said.
 permitted(_, _) if {
 	data.fedgate.policy.settings.other_catalogs == "allow"
 	count(readonly.named) > 0
@@ -124,7 +124,7 @@ permitted(_, _) if {
 
 other(catalog) if {
 	catalog != "system"
-	not data.fedgate.policy.catalogs[catalog]
+	not data.fedgate.policy.known[catalog]
 }
 
 visible(name) if {

@@ -26,7 +26,7 @@ deny if {
 	input.action.operation in {"ExecuteProcedure", "ExecuteTableProcedure"}
 	subject.folded(input.action.resource.function.functionName) == "execute"
 	some catalog in named
-	data.fedgate.policy.catalogs[catalog]
+	data.fedgate.policy.known[catalog]
 }
 
 # `TABLE(catalog.system.query(…))` reads by any SQL and passes by masks and row filters.
