@@ -76,6 +76,7 @@ pub const ALLOWED: &[(&str, &str)] = &[
     ("only string constants are supported in JSON_TABLE", "a check of the grammar's own"),
     ("precision for type float must be", "a check of the grammar's own"),
     ("interval precision specified twice", "a check of the grammar's own"),
+    ("unrecognized JSON encoding", "a check of the grammar's own"),
     ("side of OVERLAPS expression", "a check of the grammar's own"),
     ("type modifier cannot have", "a check of the grammar's own"),
     ("with WITHIN GROUP", "a check of the grammar's own"),
