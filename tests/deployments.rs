@@ -302,3 +302,31 @@ fn policies_that_were_never_understood_let_nobody_in() {
         house.connect("visitor").await.unwrap();
     });
 }
+
+/// As the kubelet changes a mounted ConfigMap: another folder behind the same link, with files that are as old and as long.
+#[test]
+fn a_mounted_config_map_that_is_swapped_is_seen() {
+    use std::os::unix::fs::symlink;
+    let house = House::start(READ, false);
+    house.deployed("visitor", true, "none");
+    let folder = house.gateway.folder().join("policies");
+    let version = |name: &str, text: &str| {
+        std::fs::create_dir(folder.join(name)).unwrap();
+        std::fs::write(folder.join(name).join("read.rego"), text).unwrap();
+        let file = std::fs::File::options().write(true).open(folder.join(name).join("read.rego")).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)).unwrap();
+    };
+    let swap = |name: &str| {
+        symlink(name, folder.join("..data_tmp")).unwrap();
+        std::fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    };
+    version("..first", READ);
+    swap("..first");
+    symlink("..data/read.rego", folder.join("new")).unwrap();
+    std::fs::rename(folder.join("new"), folder.join("read.rego")).unwrap();
+    version("..second", &READ.replace("cluster-north", "cluster-south"));
+    swap("..second");
+    house.deployed("visitor", false, "none");
+    swap("..first");
+    house.deployed("visitor", true, "none");
+}
