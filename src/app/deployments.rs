@@ -102,6 +102,7 @@ impl Deployments {
             material: None,
             looked: None,
             decided: BTreeMap::new(),
+            seen: None,
         };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
@@ -149,12 +150,37 @@ struct Service {
     looked: Option<([u8; 32], Option<PolicyFault>)>,
     /// By source and workload.
     decided: BTreeMap<(String, String), Deployment>,
+    /// The sources as policies saw them last, and what of: a large catalog is not looked through again for nothing.
+    seen: Option<Seen>,
+}
+
+/// Sources as policies see them, in the order of the configuration.
+struct Seen {
+    snapshot: InForce,
+    picture: Option<Arc<Picture>>,
+    datasets: Arc<[Dataset]>,
+}
+
+impl Seen {
+    /// Are they of this document and this picture, which are never changed?
+    fn is_of(&self, snapshot: &InForce, picture: Option<&Arc<Picture>>) -> bool {
+        let document = match (&self.snapshot, snapshot) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        document
+            && match (&self.picture, picture) {
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                (one, other) => one.is_none() && other.is_none(),
+            }
+    }
 }
 
 /// All that is decided in one go.
 struct Decided {
     rulings: Rulings,
     deployments: Vec<(String, String, Deployment)>,
+    datasets: Arc<[Dataset]>,
 }
 
 impl Service {
@@ -170,6 +196,7 @@ impl Service {
                     }
                     // Another section may name other files.
                     self.looked = None;
+                    self.seen = None;
                 }
                 changed = self.in_force.changed() => {
                     if changed.is_err() {
@@ -207,17 +234,28 @@ impl Service {
         let snapshot = self.in_force.borrow_and_update().clone();
         let picture =
             self.sync.borrow().as_ref().and_then(|view| view.handle.status().borrow().picture.clone());
-        let asked = wanted.clone();
+        let known =
+            self.seen.take().filter(|seen| seen.is_of(&snapshot, picture.as_ref())).map(|seen| seen.datasets);
+        let (asked, document, catalog) = (wanted.clone(), snapshot.clone(), picture.clone());
         let now = SystemTime::now();
-        let decided = apart(move || decide(&good, &asked, snapshot.as_ref(), picture.as_deref(), now)).await;
-        let Some(Decided { rulings, deployments }) = decided else {
-            // A defect: what was decided before holds, and ends with the clock for nobody.
+        let decided = apart(move || {
+            let datasets = known.unwrap_or_else(|| {
+                let of =
+                    |source: &Arc<Source>| dataset(source, &asked, document.as_ref(), catalog.as_deref());
+                asked.sources.iter().map(of).collect()
+            });
+            decide(&good, &asked, datasets, now)
+        })
+        .await;
+        let Some(Decided { rulings, deployments, datasets }) = decided else {
+            // In doubt nobody reads.
             tracing::error!(
                 "a defect of fedgate: the configuration policies could not be decided; please report it"
             );
             self.put(Rulings::undecided("the configuration policies could not be decided"));
             return;
         };
+        self.seen = Some(Seen { snapshot, picture, datasets });
         self.put(rulings);
         self.record(&deployments, now).await;
         self.tell(&wanted, &deployments);
@@ -383,19 +421,14 @@ fn name(workload: &Workload) -> String {
     workload.users.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn decide(
-    good: &Good,
-    wanted: &Wanted,
-    snapshot: Option<&Arc<crate::document::Snapshot>>,
-    picture: Option<&Picture>,
-    now: SystemTime,
-) -> Decided {
+fn decide(good: &Good, wanted: &Wanted, datasets: Arc<[Dataset]>, now: SystemTime) -> Decided {
     let now_ns =
         i64::try_from(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
     let Ok(policies) = &good.material.policies else {
         return Decided {
             rulings: Rulings::undecided("the configuration policies cannot be understood"),
             deployments: Vec::new(),
+            datasets,
         };
     };
     let rules = Rules {
@@ -407,8 +440,7 @@ fn decide(
         limits: Limits::default(),
     };
     let (mut rulings, mut deployments) = (Vec::new(), Vec::new());
-    for source in &wanted.sources {
-        let dataset = dataset(source, wanted, snapshot, picture);
+    for (source, dataset) in wanted.sources.iter().zip(datasets.iter()) {
         for workload in &wanted.workloads {
             let facts = deploy::Workload {
                 name: name(workload),
@@ -417,7 +449,7 @@ fn decide(
                 properties: workload.properties.clone().into_iter().collect(),
                 interface: None,
             };
-            let deployment = deploy::deploy(&rules, &facts, &dataset, now_ns);
+            let deployment = deploy::deploy(&rules, &facts, dataset, now_ns);
             for user in &workload.users {
                 let engine = source.is_engine(user);
                 rulings.push((source.name.clone(), user.clone(), ruling(&deployment, &dataset.veil, engine)));
@@ -425,7 +457,7 @@ fn decide(
             deployments.push((source.name.to_string(), facts.name, deployment));
         }
     }
-    Decided { rulings: Rulings::new(rulings), deployments }
+    Decided { rulings: Rulings::new(rulings), deployments, datasets }
 }
 
 /// What a deployment means for one client user.
