@@ -299,8 +299,8 @@ pub(super) async fn read(body: Body, limit: usize) -> Result<Bytes, ()> {
 }
 
 /// An answer to somebody whose body was not read, so that the connection cannot go on.
-pub(super) fn close(problem: Problem) -> Response {
-    let mut answer = problem.into_response();
+pub(super) fn close(refusal: impl IntoResponse) -> Response {
+    let mut answer = refusal.into_response();
     answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     answer
 }

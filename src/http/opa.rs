@@ -302,8 +302,7 @@ pub(super) async fn status(
         let (head, body) = request.into_parts();
         if let Err(refusal) = enter(&view, &head.headers, peer.as_deref()).await {
             metrics.reported(OpaReport::Refused);
-            let refusal = close_it(*refusal);
-            return Err(Box::new(refusal));
+            return Err(Box::new(close(*refusal)));
         }
         let Ok(Ok(_room)) = timeout(ROOM_TIMEOUT, room.reports.acquire()).await else {
             metrics.reported(OpaReport::Busy);
@@ -335,12 +334,6 @@ pub(super) async fn status(
     };
     let told: Answer = told.await;
     answer(told)
-}
-
-/// An answer to somebody whose body was not read.
-fn close_it(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-    response
 }
 
 #[derive(Serialize)]
