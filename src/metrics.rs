@@ -87,6 +87,8 @@ label! {
         Setting = "setting",
         TooManyClients = "too_many_clients",
         SourceDown = "source_down",
+        /// No connection to the source became free in time.
+        Pool = "pool",
         Timeout = "timeout",
         /// The client went away by itself.
         Disconnected = "disconnected",
@@ -99,6 +101,8 @@ label! {
     /// What became of a CancelRequest.
     CancelOutcome {
         Forwarded = "forwarded",
+        /// The session with this key has nothing under way.
+        Idle = "idle",
         /// No session has this key.
         Unknown = "unknown",
         /// The source could not be told.
@@ -241,6 +245,10 @@ struct Families {
     upstream_connections: IntGaugeVec,
     upstream_open_seconds: HistogramVec,
     upstream_open_failures: IntCounterVec,
+    pool_size: IntGaugeVec,
+    pool_waiting: IntGaugeVec,
+    pool_wait_seconds: HistogramVec,
+    pool_timeouts: IntCounterVec,
     statements: IntCounterVec,
     refusals: IntCounterVec,
     catalogue_refreshes: IntCounterVec,
@@ -380,6 +388,32 @@ impl Metrics {
                     "Connections to a source that could not be made.",
                     &["source"],
                 )?,
+                pool_size: gauges(
+                    "fedgate_pool_size",
+                    "Connections that a source's pool may have.",
+                    &["source"],
+                )?,
+                pool_waiting: gauges(
+                    "fedgate_pool_waiting",
+                    "Clients that wait for a connection to a source.",
+                    &["source"],
+                )?,
+                pool_wait_seconds: register(
+                    &registry,
+                    HistogramVec::new(
+                        HistogramOpts::new(
+                            "fedgate_pool_wait_seconds",
+                            "Time that clients waited for a connection to a source when none was free.",
+                        )
+                        .buckets(OPEN_BUCKETS.to_vec()),
+                        &["source"],
+                    ),
+                )?,
+                pool_timeouts: counters(
+                    "fedgate_pool_timeouts_total",
+                    "Clients that got no connection to a source within pool.wait.",
+                    &["source"],
+                )?,
                 statements: counters(
                     "fedgate_statements_total",
                     "Statements judged.",
@@ -457,6 +491,10 @@ impl Metrics {
             read_only: families.source_read_only.with_label_values(&[name]),
             upstream_open_seconds: families.upstream_open_seconds.with_label_values(&[name]),
             upstream_open_failures: families.upstream_open_failures.with_label_values(&[name]),
+            pool_size: families.pool_size.with_label_values(&[name]),
+            pool_waiting: families.pool_waiting.with_label_values(&[name]),
+            pool_wait_seconds: families.pool_wait_seconds.with_label_values(&[name]),
+            pool_timeouts: families.pool_timeouts.with_label_values(&[name]),
             bytes_from_client: self.bytes_from_client.clone(),
             bytes_to_client: self.bytes_to_client.clone(),
             upstream: ByLabel::new(|state| families.upstream_connections.with_label_values(&[name, state])),
@@ -481,6 +519,10 @@ impl Metrics {
         let _ = families.upstream_open_seconds.remove_label_values(&[name]);
         let _ = families.upstream_open_failures.remove_label_values(&[name]);
         let _ = families.catalogue_loaded.remove_label_values(&[name]);
+        let _ = families.pool_size.remove_label_values(&[name]);
+        let _ = families.pool_waiting.remove_label_values(&[name]);
+        let _ = families.pool_wait_seconds.remove_label_values(&[name]);
+        let _ = families.pool_timeouts.remove_label_values(&[name]);
         for state in UpstreamState::ALL {
             let _ = families.upstream_connections.remove_label_values(&[name, state.as_str()]);
         }
@@ -511,6 +553,14 @@ pub struct SourceMetrics {
     pub upstream_open_seconds: Histogram,
     /// `fedgate_upstream_open_failures_total{source}`
     pub upstream_open_failures: IntCounter,
+    /// `fedgate_pool_size{source}`
+    pub pool_size: IntGauge,
+    /// `fedgate_pool_waiting{source}`
+    pub pool_waiting: IntGauge,
+    /// `fedgate_pool_wait_seconds{source}`: of those that had to wait.
+    pub pool_wait_seconds: Histogram,
+    /// `fedgate_pool_timeouts_total{source}`
+    pub pool_timeouts: IntCounter,
     /// `fedgate_bytes_total{direction="from_client"}`, of all sources together.
     pub bytes_from_client: IntCounter,
     /// `fedgate_bytes_total{direction="to_client"}`, of all sources together.

@@ -22,6 +22,7 @@ impl SqlState {
     pub const INVALID_CATALOG_NAME: SqlState = SqlState("3D000");
     pub const INVALID_CURSOR_NAME: SqlState = SqlState("34000");
     pub const SYNTAX_ERROR: SqlState = SqlState("42601");
+    pub const DUPLICATE_PREPARED_STATEMENT: SqlState = SqlState("42P05");
     pub const INSUFFICIENT_PRIVILEGE: SqlState = SqlState("42501");
     pub const UNDEFINED_OBJECT: SqlState = SqlState("42704");
     pub const INSUFFICIENT_RESOURCES: SqlState = SqlState("53000");

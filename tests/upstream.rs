@@ -64,6 +64,7 @@ fn settings(hosts: Vec<Host>, user: &str, password: Option<PathBuf>) -> config::
         trino_catalog: "climscore".to_owned(),
         access: Vec::new(),
         engine: None,
+        pool: config::PoolSection::default(),
         statement_timeout: Duration::from_secs(600),
         idle_in_transaction_timeout: Duration::from_secs(300),
         connect_timeout: PATIENCE,

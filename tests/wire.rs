@@ -241,6 +241,11 @@ fn source() -> Postgres {
 }
 
 /// A gateway with the source `wire`; `more` stands in its section, `gateway` in `[gateway]`.
+/// A session at the source for each client of a test.
+const SESSIONS: &str = "pool = { mode = \"session\", size = 100, min_idle = 0 }";
+/// Fewer than most tests have clients, so that they change hands.
+const TRANSACTIONS: &str = "pool = { mode = \"transaction\", size = 3, min_idle = 1 }";
+
 fn setup(source: &Postgres, gateway: &str, more: &str) -> Setup {
     setup_at(&source.address(), gateway, more)
 }
@@ -250,6 +255,7 @@ fn setup_at(host: &str, gateway: &str, more: &str) -> Setup {
 }
 
 fn setup_as((user, password): (&str, &str), host: &str, gateway: &str, more: &str) -> Setup {
+    let pool = if more.contains("pool = ") { "" } else { SESSIONS };
     let toml = format!(
         r#"
 [gateway]
@@ -267,6 +273,7 @@ user = "{user}"
 password_file = "{{dir}}/source-password"
 tls = "disable"
 access = [{{ users = ["visitor", "writer"] }}]
+{pool}
 {more}
 "#
     );
@@ -291,6 +298,11 @@ fn visitor(gateway: &Gateway) -> Whom {
 
 /// Runs all cases of a file, the gateway logged in as this role; no text that names a canary may arrive.
 fn hold(text: &str, role: (&str, &str)) {
+    hold_with(text, role, SESSIONS);
+}
+
+/// The same, where clients share the sessions that `pool` allows.
+fn hold_with(text: &str, role: (&str, &str), pool: &str) {
     let mut cases = cases(text);
     let source = source();
     let version = source.value("wire", "SELECT current_setting('server_version_num')::int / 10000");
@@ -301,7 +313,7 @@ fn hold(text: &str, role: (&str, &str)) {
         }
     }
     let there: Vec<Vec<Message>> = cases.iter().map(|case| play(case, &direct_as(&source, role))).collect();
-    let gateway = Gateway::start(setup_as(role, &source.address(), "", ""));
+    let gateway = Gateway::start(setup_as(role, &source.address(), "", pool));
     let before = source.fingerprint();
     let mark = source.log_mark();
     let only = std::env::var("WIRE_CASE").ok();
@@ -357,6 +369,21 @@ fn the_extended_protocol_of_an_ordinary_role() {
 #[test]
 fn prepared_statements_portals_and_cursors() {
     hold(include_str!("wire/prepared.yaml"), (SUPERUSER, SUPERUSER_PASSWORD));
+}
+
+#[test]
+fn simple_queries_with_shared_sessions() {
+    hold_with(include_str!("wire/simple.yaml"), (SUPERUSER, SUPERUSER_PASSWORD), TRANSACTIONS);
+}
+
+#[test]
+fn the_extended_protocol_with_shared_sessions() {
+    hold_with(include_str!("wire/extended.yaml"), (SUPERUSER, SUPERUSER_PASSWORD), TRANSACTIONS);
+}
+
+#[test]
+fn prepared_statements_portals_and_cursors_with_shared_sessions() {
+    hold_with(include_str!("wire/prepared.yaml"), (SUPERUSER, SUPERUSER_PASSWORD), TRANSACTIONS);
 }
 
 #[test]

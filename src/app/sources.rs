@@ -23,7 +23,7 @@ use crate::sql::catalogue::graph::{self, Rows};
 use crate::sql::comment::CommentFormat;
 use crate::status::{Fault, SourceReporter, Status};
 use crate::upstream::catalogue::{LoadError, Loader};
-use crate::upstream::{Source, SourceError};
+use crate::upstream::{Pool, Source, SourceError};
 
 /// A catalogue is not asked for more often than this, however many unknown functions are named.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
@@ -43,11 +43,17 @@ struct Kept {
     published: Published,
     failures: Arc<watch::Sender<Option<Fault>>>,
     keeper: AbortHandle,
+    /// Absent once the pool is a successor's.
+    pool_keeper: Option<AbortHandle>,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
         self.keeper.abort();
+        if let Some(pool_keeper) = &self.pool_keeper {
+            pool_keeper.abort();
+            self.open.pool.close();
+        }
     }
 }
 
@@ -96,7 +102,7 @@ impl Sources {
         &self,
         config: Arc<config::Source>,
         source: Arc<Source>,
-        before: Option<Kept>,
+        mut before: Option<Kept>,
         limits: sql::Limits,
     ) -> Kept {
         let reporter = self.status.source(&config.name, config.read_only);
@@ -128,8 +134,17 @@ impl Sources {
         if let Some(catalogue) = known {
             keeper.publish(catalogue);
         }
+        let kept = before.as_mut().filter(|before| *before.config == *config);
+        let kept = kept.and_then(|before| Some((Arc::clone(&before.open.pool), before.pool_keeper.take()?)));
+        let (pool, pool_keeper) = kept.unwrap_or_else(|| {
+            let pool = Pool::new(Arc::clone(&source), metrics.clone());
+            let pool_keeper = tokio::spawn(Arc::clone(&pool).keep()).abort_handle();
+            (pool, pool_keeper)
+        });
+        pool.renew(Arc::clone(&source));
         let open = OpenSource {
             source,
+            pool,
             snapshots: published.subscribe(),
             failures: failures.subscribe(),
             stale: Arc::clone(&keeper.stale),
@@ -137,7 +152,7 @@ impl Sources {
             reporter,
         };
         let keeper = tokio::spawn(keeper.run()).abort_handle();
-        Kept { open, config, published, failures, keeper }
+        Kept { open, config, published, failures, keeper, pool_keeper: Some(pool_keeper) }
     }
 }
 

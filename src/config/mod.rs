@@ -17,8 +17,9 @@ pub use secret::{Secret, SecretFile};
 pub use types::{
     AccessRule, AuditSection, AuditSink, Auth, CatalogSection, Config, DocumentPlace, DocumentSection,
     Engine, Gateway, GatewayTls, Host, Http, HttpAuth, JwksPlace, JwtAuth, Limits, LogFormat, OpaSection,
-    OpenMetadataSection, OtherCatalogs, PolicySection, ProbeSection, Scheduler, ServerTls, SigningAlgorithm,
-    SigningSection, Source, SourceLogin, SourceTls, SyncSection, TlsMode, VictoriaLogsSink, Workload,
+    OpenMetadataSection, OtherCatalogs, PolicySection, PoolMode, PoolSection, ProbeSection, Scheduler,
+    ServerTls, SigningAlgorithm, SigningSection, Source, SourceLogin, SourceTls, SyncSection, TlsMode,
+    VictoriaLogsSink, Workload,
 };
 pub use users::{
     Look, Users, UsersError, UsersFile, Verifier, VerifierError, check_user_name, line as users_line,

@@ -116,7 +116,7 @@ pub struct Limits {
 }
 
 /// `[[source]]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     pub name: SourceName,
     /// Tried in turn; never empty.
@@ -133,6 +133,7 @@ pub struct Source {
     pub geography: Option<String>,
     pub access: Vec<AccessRule>,
     pub engine: Option<Engine>,
+    pub pool: PoolSection,
     /// By the gateway's own clock; zero: none.
     pub statement_timeout: Duration,
     /// Pinned at the source; zero: none.
@@ -141,6 +142,44 @@ pub struct Source {
     pub connect_timeout: Duration,
     /// How often the function catalogue is loaded again.
     pub catalogue_refresh: Duration,
+}
+
+/// `pool` of a source
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolSection {
+    pub mode: PoolMode,
+    /// Sessions at the source at most, those being opened and those of writers among them.
+    pub size: usize,
+    /// Of them, how many are kept open although no client has them.
+    pub min_idle: usize,
+    /// How long a client waits for a session.
+    pub wait: Duration,
+    /// After which a session is not handed out again; zero: never.
+    pub lifetime: Duration,
+    /// After which one that nobody had is closed, down to `min_idle`; zero: never.
+    pub idle_timeout: Duration,
+}
+
+/// How long a client has its session at the source, in PgBouncer's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PoolMode {
+    /// As long as it is connected.
+    Session,
+    /// As long as its transaction lasts.
+    Transaction,
+}
+
+impl Default for PoolSection {
+    fn default() -> Self {
+        Self {
+            mode: PoolMode::Session,
+            size: 20,
+            min_idle: 2,
+            wait: Duration::from_secs(30),
+            lifetime: Duration::from_secs(3600),
+            idle_timeout: Duration::from_secs(600),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,13 +194,13 @@ pub enum Host {
     },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceLogin {
     pub user: String,
     pub password: Option<SecretFile>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceTls {
     pub mode: TlsMode,
     /// Roots to trust; absent: the system's.
@@ -179,7 +218,7 @@ pub enum TlsMode {
 }
 
 /// Who may use a source, from where. Nobody may unless a rule says so.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessRule {
     pub users: Vec<ClientUser>,
     /// Empty: from anywhere.
@@ -189,7 +228,7 @@ pub struct AccessRule {
 }
 
 /// Query engines that vouch for their end users.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Engine {
     pub users: Vec<ClientUser>,
     /// The configured `query.comment-format`, with `$QUERY_ID` and `$USER`.

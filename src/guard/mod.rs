@@ -115,10 +115,10 @@ fn judge_all(text: &[u8], ctx: &Context<'_>) -> Result<Verdict, Refusal> {
                 refused = true;
                 steps.push(Step::Refuse(refusal.for_source(ctx.source)));
             }
-            Ok((class, effect)) => {
+            Ok((class, effect, sets)) => {
                 let bytes = text.get(piece.start..piece.end).unwrap_or_default();
                 let permit = Permit::new(Bytes::copy_from_slice(bytes.as_bytes()));
-                steps.push(Step::Admit(Admitted { permit, class, effect, offset: piece.start }));
+                steps.push(Step::Admit(Admitted { permit, class, effect, sets, offset: piece.start }));
             }
         }
     }
@@ -187,7 +187,8 @@ fn of_parser(error: ParseError) -> Refusal {
 
 type Outcome = Result<(StatementClass, Effect), Refusal>;
 
-fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Outcome {
+/// What a statement does, and whether it calls `set_config`.
+fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Result<(StatementClass, Effect, bool), Refusal> {
     let statement = match statement::parse(tokens) {
         Ok(statement) => statement,
         Err(error) => return Err(of_parser(error)),
@@ -202,10 +203,11 @@ fn judge_one(tokens: &[Token<'_>], ctx: &Context<'_>) -> Outcome {
         mode: ctx.mode,
     };
     let outcome = judge.statement(&statement).and_then(|admitted| met.judge(tokens).map(|()| admitted));
-    match (ctx.mode, outcome) {
-        (Mode::ReadWrite, Err(refusal)) => judge.for_writer(&statement, refusal),
-        (_, outcome) => outcome,
-    }
+    let (class, effect) = match (ctx.mode, outcome) {
+        (Mode::ReadWrite, Err(refusal)) => judge.for_writer(&statement, refusal)?,
+        (_, outcome) => outcome?,
+    };
+    Ok((class, effect, judge.walk.set_config.get() > 0))
 }
 
 struct Judge<'c> {

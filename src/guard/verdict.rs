@@ -45,6 +45,8 @@ pub struct Admitted {
     pub permit: Permit,
     pub class: StatementClass,
     pub effect: Effect,
+    /// It calls `set_config`, which may change a setting for longer than its transaction.
+    pub sets: bool,
     /// Byte offset of the permit's text in the text that was judged.
     pub offset: usize,
 }
@@ -84,4 +86,20 @@ pub enum Effect {
     ApplicationName {
         value: Box<str>,
     },
+}
+
+impl Admitted {
+    /// Whether nothing of it is left at the source once its transaction has ended.
+    pub fn leaves_nothing(&self) -> bool {
+        match (self.class, &self.effect) {
+            (StatementClass::Transaction | StatementClass::Empty, _) => true,
+            (
+                StatementClass::Read,
+                Effect::None | Effect::Declare { hold: false, .. } | Effect::Fetch { .. },
+            ) => !self.sets,
+            // What the source calls the session is told by it, in a ParameterStatus.
+            (StatementClass::Session, Effect::ApplicationName { .. }) => true,
+            (StatementClass::Read | StatementClass::Session | StatementClass::Write, _) => false,
+        }
+    }
 }

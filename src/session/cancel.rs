@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use rand::Rng;
 use subtle::ConstantTimeEq;
@@ -24,7 +25,14 @@ pub struct Cancels {
 struct Entry {
     secret: Vec<u8>,
     source: Arc<Source>,
-    target: CancelTarget,
+    /// Nothing while the client has no session at the source: then there is nothing to cancel.
+    target: Option<CancelTarget>,
+    /// Requests that are on their way to the target.
+    under_way: usize,
+    /// Of one of them is not known whether it was dealt with: it may still come.
+    unsure: bool,
+    /// Who waits for them.
+    waker: Option<Waker>,
 }
 
 /// A session's key, until it is dropped.
@@ -36,12 +44,7 @@ pub struct Registration {
 
 impl Cancels {
     /// A new key for a session; protocol 3.2 has room for a long one.
-    pub fn register(
-        self: &Arc<Self>,
-        version: Version,
-        source: Arc<Source>,
-        target: CancelTarget,
-    ) -> Registration {
+    pub fn register(self: &Arc<Self>, version: Version, source: Arc<Source>) -> Registration {
         let mut rng = rand::rng();
         let mut secret = vec![0; if version >= (Version { major: 3, minor: 2 }) { 32 } else { 4 }];
         rng.fill(&mut secret[..]);
@@ -53,7 +56,9 @@ impl Cancels {
                 break pid;
             }
         };
-        sessions.insert(pid, Entry { secret: secret.clone(), source, target });
+        let entry =
+            Entry { secret: secret.clone(), source, target: None, under_way: 0, unsure: false, waker: None };
+        sessions.insert(pid, entry);
         Registration { cancels: Arc::clone(self), pid, secret }
     }
 
@@ -64,22 +69,78 @@ impl Cancels {
                 tracing::info!(%address, "a cancel request with a key of no session");
                 CancelOutcome::Unknown
             }
-            Some((source, target)) => match source.cancel(&target).await {
-                Ok(()) => CancelOutcome::Forwarded,
-                Err(error) => {
-                    tracing::warn!(%address, %error, "a cancel request could not be sent on");
-                    CancelOutcome::Failed
+            Some((_, None)) => CancelOutcome::Idle,
+            Some((source, Some(target))) => {
+                let mut under_way = UnderWay { cancels: self, pid: request.pid, dealt_with: false };
+                match source.cancel(&target).await {
+                    Ok(()) => {
+                        under_way.dealt_with = true;
+                        CancelOutcome::Forwarded
+                    }
+                    Err(error) => {
+                        tracing::warn!(%address, %error, "a cancel request could not be sent on");
+                        CancelOutcome::Failed
+                    }
                 }
-            },
+            }
         };
         metrics.cancel(outcome);
     }
 
-    fn find(&self, request: &CancelRequest) -> Option<(Arc<Source>, CancelTarget)> {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = sessions.get(&request.pid)?;
-        let right = bool::from(entry.secret.ct_eq(&request.secret));
-        right.then(|| (Arc::clone(&entry.source), entry.target.clone()))
+    /// The session that a request means; where there is something to cancel, it counts as under way.
+    fn find(&self, request: &CancelRequest) -> Option<(Arc<Source>, Option<CancelTarget>)> {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = sessions.get_mut(&request.pid)?;
+        if !bool::from(entry.secret.ct_eq(&request.secret)) {
+            return None;
+        }
+        entry.under_way += usize::from(entry.target.is_some());
+        Some((Arc::clone(&entry.source), entry.target.clone()))
+    }
+}
+
+/// A request on its way, until the source has dealt with it.
+struct UnderWay<'c> {
+    cancels: &'c Cancels,
+    pid: u32,
+    dealt_with: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut sessions = self.cancels.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = sessions.get_mut(&self.pid) {
+            entry.under_way = entry.under_way.saturating_sub(1);
+            entry.unsure |= !self.dealt_with;
+            if let Some(waker) = entry.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Registration {
+    /// Requests go to this session at the source from now on.
+    pub fn attach(&self, target: CancelTarget) {
+        let mut sessions = self.cancels.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = sessions.get_mut(&self.pid) {
+            entry.target = Some(target);
+            entry.unsure = false;
+        }
+    }
+
+    /// Requests go nowhere any more, so that the session may be another client's. Not as long as one is under way:
+    /// it would hit that client. The task is woken when it may be asked again. False: one may still come, and the
+    /// session must not be another's.
+    pub fn poll_detach(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut sessions = self.cancels.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = sessions.get_mut(&self.pid) else { return Poll::Ready(false) };
+        if entry.under_way > 0 {
+            entry.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        entry.target = None;
+        Poll::Ready(!entry.unsure)
     }
 }
 

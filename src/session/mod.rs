@@ -32,21 +32,21 @@ pub use aside::{Aside, AsideMetrics};
 pub use cancel::Cancels;
 pub use drain::Drain;
 pub use judge::{Judge, Snapshot, Who};
-pub use relay::{End, Parts, Relay, Timeouts};
+pub use relay::{End, Parts, Relay, SharedParts, Timeouts};
 pub use ruling::{Ruling, Rulings, Why};
 pub use startup::ClientStream;
 pub use throttle::Throttle;
 pub use tls::Tls;
 pub use trail::Trail;
 
-use crate::config::{self, Auth, Look, Users, UsersFile};
+use crate::config::{self, Auth, Look, PoolMode, Users, UsersFile};
 use crate::guard::{Mode, Refusal, VerdictCache, settings};
 use crate::ids::{ClientUser, SourceName};
 use crate::metrics::{Metrics, SourceMetrics, StartupFailure, UpstreamState};
 use crate::sqlstate::SqlState;
 use crate::status::{Fault, SourceReporter};
 use crate::tls::common_name;
-use crate::upstream::{Lease, OpenError, Opened, Opening, Source};
+use crate::upstream::{Backend, Lease, OpenError, Opening, Pool, PoolError, Settings, Source};
 use crate::wire::startup::Startup;
 use crate::wire::{BufferPool, ClientError, backend};
 use startup::{Greeted, Passwords, Relayed, StartupEnd, greet, negotiation};
@@ -84,6 +84,8 @@ pub struct Keepsakes {
 #[derive(Clone)]
 pub struct OpenSource {
     pub source: Arc<Source>,
+    /// The sessions there that clients share.
+    pub pool: Arc<Pool>,
     /// `None` until the function catalogue was loaded.
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// Why the last load of the catalogue that failed did.
@@ -200,9 +202,10 @@ pub async fn serve<S>(
     let began = Instant::now();
     let mut slot = Some(ClientStream::Plain(stream));
     let mut waiting = None;
-    let begin = begin(&mut slot, &mut waiting, address, &shared, &kept);
     let begun = tokio::select! {
-        begun = timeout(shared.gateway.startup_timeout, begin) => begun.unwrap_or_else(|_| Err(too_long(waiting))),
+        begun = begin(&mut slot, &mut waiting, address, &shared, &kept) => {
+            begun.unwrap_or_else(|Overdue| Err(too_long(waiting)))
+        }
         () = told_to_drain(kept.drain.clone()) => {
             Err(StartupEnd::Refused(StartupFailure::Shutdown, shutting_down()))
         }
@@ -224,8 +227,7 @@ pub async fn serve<S>(
     };
     let Some(stream) = slot else { return };
     kept.metrics.established();
-    let Begun { open, lease, who, snapshot, name_prefix, mut upstream, registration } = begun;
-    upstream.now(UpstreamState::Leased);
+    let Begun { open, backend, shared: shares, who, snapshot, name_prefix, registration } = begun;
     let _session = open.reporter.session();
     let config = Arc::clone(&snapshot.config);
     let user = who.user.clone();
@@ -254,7 +256,9 @@ pub async fn serve<S>(
     let relay = Relay::new(Parts {
         client: stream,
         client_buffers: buffers.client,
-        lease: Lease::new(lease, buffers.source),
+        lease: Lease::new(buffers.source),
+        backend,
+        shared: shares,
         source: Arc::clone(&open.source),
         judge,
         limits: shared.gateway.limits.clone(),
@@ -291,13 +295,27 @@ pub async fn serve<S>(
 /// A session that may begin to relay.
 struct Begun {
     open: OpenSource,
-    lease: Opened,
+    /// Where the client has one now.
+    backend: Option<Box<Backend>>,
+    shared: Option<SharedParts>,
     who: Who,
     snapshot: Arc<Snapshot>,
     name_prefix: String,
-    upstream: crate::metrics::UpstreamCounted,
-    registration: cancel::Registration,
+    /// Of a session that is not shared.
+    registration: Option<cancel::Registration>,
 }
+
+/// A client that is known and may use a source.
+struct Known {
+    startup: Startup,
+    open: OpenSource,
+    settings: Settings,
+    who: Who,
+    snapshot: Arc<Snapshot>,
+}
+
+/// A part of the startup did not end in time.
+struct Overdue;
 
 /// `startup_timeout` is over; `waiting`: for that source, not for the client.
 fn too_long(waiting: Option<OpenSource>) -> StartupEnd {
@@ -324,7 +342,33 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     address: SocketAddr,
     shared: &Shared,
     kept: &Keepsakes,
-) -> Result<Option<Begun>, StartupEnd> {
+) -> Result<Result<Option<Begun>, StartupEnd>, Overdue> {
+    let limit = shared.gateway.startup_timeout;
+    let known = timeout(limit, introduce(slot, waiting, address, shared, kept)).await.map_err(|_| Overdue)?;
+    let known = match known {
+        Ok(Some(known)) => known,
+        Ok(None) => return Ok(Ok(None)),
+        Err(end) => return Ok(Err(end)),
+    };
+    // Who waits for a session waits in a queue, which has a bound of its own.
+    let limit = match shared.gateway.auth {
+        Auth::Relay => limit,
+        Auth::Scram { .. } | Auth::Trust => limit + known.open.source.config().pool.wait,
+    };
+    let Some(stream) = slot else {
+        return Ok(Err(StartupEnd::Broken(StartupFailure::Internal, "no stream".to_owned())));
+    };
+    timeout(limit, open_session(stream, waiting, known, shared, kept)).await.map_err(|_| Overdue)
+}
+
+/// Who it is, and what it may use.
+async fn introduce<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    slot: &mut Option<ClientStream<S>>,
+    waiting: &mut Option<OpenSource>,
+    address: SocketAddr,
+    shared: &Shared,
+    kept: &Keepsakes,
+) -> Result<Option<Known>, StartupEnd> {
     let startup = match greet(slot, shared.tls.as_ref()).await? {
         Greeted::Startup(startup) => startup,
         Greeted::Cancel(request) => {
@@ -375,81 +419,151 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let settings = startup_settings(&startup)?;
     *waiting = Some(open.clone());
     let snapshot = snapshot(open).await?;
+    *waiting = None;
     let ruling = kept.rulings.borrow().of(open.source.name(), &user);
     if let Some(error) = ruling.at_start(open.source.name(), snapshot.config.is_engine(&user)) {
         return Err(StartupEnd::Refused(StartupFailure::Policy, error));
     }
+    let open = open.clone();
+    Ok(Some(Known { startup, open, settings, who: Who { user, address, certified }, snapshot }))
+}
 
-    let mode = if snapshot.config.is_writer(&user) { Mode::ReadWrite } else { Mode::ReadOnly };
+/// A session for a client that is known, or a place among those that share some.
+async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    stream: &mut ClientStream<S>,
+    waiting: &mut Option<OpenSource>,
+    known: Known,
+    shared: &Shared,
+    kept: &Keepsakes,
+) -> Result<Option<Begun>, StartupEnd> {
+    let Known { startup, open, settings, who, snapshot } = known;
+    let user = &who.user;
+    let mode = if snapshot.config.is_writer(user) { Mode::ReadWrite } else { Mode::ReadOnly };
     let name_prefix = format!("fedgate/{user}");
     let client_name =
         settings.iter().find(|(name, _)| name == "application_name").map(|(_, value)| value.as_str());
-    let opening = Opening {
-        mode,
-        application_name: match client_name {
-            Some(name) if !name.is_empty() => format!("{name_prefix} {name}"),
-            _ => name_prefix.clone(),
-        },
-        settings: settings.iter().filter(|(name, _)| name != "application_name").cloned().collect(),
+    let application_name = match client_name {
+        Some(name) if !name.is_empty() => format!("{name_prefix} {name}"),
+        _ => name_prefix.clone(),
     };
-    let upstream = open.metrics.upstream(UpstreamState::Opening);
+    let mut key: Settings = settings.iter().filter(|(name, _)| name != "application_name").cloned().collect();
+    *waiting = Some(open.clone());
     let asked = Instant::now();
-    let opened = match &shared.gateway.auth {
-        Auth::Relay => {
-            // From here on the client is waited for too; the source's waits have their own ends.
-            *waiting = None;
-            let mut relayed = Relayed {
-                stream: &mut *stream,
-                throttle: &kept.throttle,
-                address: address.ip(),
-                user: user.as_str(),
-                answered: false,
-                refused: None,
-            };
-            let opened = open.source.open_relayed(&opening, user.as_str(), &mut relayed).await;
-            let Relayed { answered, refused, .. } = relayed;
-            if let Some(end) = refused {
-                return Err(end);
-            }
-            if answered && !matches!(&opened, Err(error) if error.relayed().is_some()) {
-                kept.throttle.forgive(address.ip(), Instant::now());
-            }
-            opened
+    let shares = mode == Mode::ReadOnly && !matches!(shared.gateway.auth, Auth::Relay);
+    let (backend, told, key) = if shares {
+        key.sort();
+        let key = Arc::new(key);
+        let transactions = open.pool.mode() == PoolMode::Transaction;
+        match open.pool.parameters(&key).filter(|_| transactions) {
+            Some(parameters) => (None, parameters, Some(key)),
+            None => match open.pool.lease(&key, user).await {
+                Ok(backend) => {
+                    let parameters = Arc::clone(&backend.parameters);
+                    (Some(backend), parameters, Some(key))
+                }
+                Err(error) => return Err(no_session(&open, stream, error).await),
+            },
         }
-        Auth::Scram { .. } | Auth::Trust => open.source.open(&opening).await,
+    } else {
+        let room = match shared.gateway.auth {
+            // Clients with logins of their own are as many as the gateway lets in.
+            Auth::Relay => None,
+            Auth::Scram { .. } | Auth::Trust => match open.pool.slot(user).await {
+                Ok(slot) => Some(slot),
+                Err(error) => return Err(no_session(&open, stream, error).await),
+            },
+        };
+        let opening = Opening { mode, application_name: application_name.clone(), settings: key };
+        let counted = open.metrics.upstream(UpstreamState::Opening);
+        let opened = match &shared.gateway.auth {
+            Auth::Relay => {
+                // From here on the client is waited for too; the source's waits have their own ends.
+                *waiting = None;
+                let mut relayed = Relayed {
+                    stream: &mut *stream,
+                    throttle: &kept.throttle,
+                    address: who.address.ip(),
+                    user: user.as_str(),
+                    answered: false,
+                    refused: None,
+                };
+                let opened = open.source.open_relayed(&opening, user.as_str(), &mut relayed).await;
+                let Relayed { answered, refused, .. } = relayed;
+                if let Some(end) = refused {
+                    return Err(end);
+                }
+                if answered && !matches!(&opened, Err(error) if error.relayed().is_some()) {
+                    kept.throttle.forgive(who.address.ip(), Instant::now());
+                }
+                opened
+            }
+            Auth::Scram { .. } | Auth::Trust => open.source.open(&opening).await,
+        };
+        drop(counted);
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Err(source_failed(&open, stream, &error).await),
+        };
+        open.metrics.upstream_opened(asked.elapsed());
+        let backend = Box::new(Backend::own(opened, application_name.clone(), &open.metrics).within(room));
+        let parameters = Arc::clone(&backend.parameters);
+        (Some(backend), parameters, None)
     };
     *waiting = None;
-    let lease = match opened {
-        Ok(lease) => lease,
-        Err(error) => return Err(source_failed(open, stream, &error).await),
-    };
-    open.metrics.upstream_opened(asked.elapsed());
     open.metrics.up(true);
-    let version = lease.parameters.iter().find(|(name, _)| name == "server_version");
+    let version = told.iter().find(|(name, _)| name == "server_version");
     open.reporter.up(version.map(|(_, value)| value.as_str()).unwrap_or_default());
 
-    let registration = kept.cancels.register(startup.version, Arc::clone(&open.source), lease.cancel.clone());
+    let registration = kept.cancels.register(startup.version, Arc::clone(&open.source));
+    let mut out = BytesMut::new();
     backend::authentication_ok(&mut out);
-    for (name, value) in &lease.parameters {
+    for (name, value) in told.iter() {
         let value = if name == "application_name" { client_name.unwrap_or_default() } else { value };
         backend::parameter_status(name, value, &mut out);
     }
     backend::backend_key_data(registration.pid, &registration.secret, &mut out);
-    for notice in &lease.notices {
+    for notice in backend.iter().flat_map(|backend| &backend.notices) {
         out.extend_from_slice(notice);
     }
     backend::ready_for_query(backend::Status::Idle, &mut out);
+    let (backend, parts, registration) = match key {
+        None => {
+            if let Some(backend) = &backend {
+                registration.attach(backend.cancel.clone());
+            }
+            (backend, None, Some(registration))
+        }
+        Some(key) => {
+            let parts = SharedParts {
+                pool: Arc::clone(&open.pool),
+                mode: open.pool.mode(),
+                key,
+                user: user.clone(),
+                application_name,
+                told,
+                registration,
+            };
+            (backend, Some(parts), None)
+        }
+    };
     stream.write_all(&out).await?;
     stream.flush().await?;
-    Ok(Some(Begun {
-        open: open.clone(),
-        lease,
-        who: Who { user, address, certified },
-        snapshot,
-        name_prefix,
-        upstream,
-        registration,
-    }))
+    Ok(Some(Begun { open, backend, shared: parts, who, snapshot, name_prefix, registration }))
+}
+
+/// Logs why the pool gave no session, and gives what the client may know.
+async fn no_session<S: AsyncRead + AsyncWrite + Unpin>(
+    open: &OpenSource,
+    stream: &mut ClientStream<S>,
+    error: PoolError,
+) -> StartupEnd {
+    let reason = match &error {
+        PoolError::Open(error) => return source_failed(open, stream, error).await,
+        PoolError::Wait { .. } => StartupFailure::Pool,
+        PoolError::Failing(_) => StartupFailure::SourceDown,
+        PoolError::Closed => StartupFailure::Shutdown,
+    };
+    StartupEnd::Refused(reason, error.client_error())
 }
 
 /// Who may log in, as of now.

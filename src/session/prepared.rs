@@ -11,6 +11,7 @@ use super::trail::Reading;
 use crate::config::Limits;
 use crate::guard::{Effect, Permit};
 use crate::sqlstate::SqlState;
+use crate::upstream::pool::statements::Text;
 use crate::wire::ClientError;
 
 /// Texts that one name may mean at the same time; more than two take a client that errs on purpose.
@@ -31,6 +32,27 @@ pub(super) struct Prepared {
     pub(super) types: Box<[u8]>,
     /// What is told when it has run; only where reads are.
     pub(super) reading: Option<Arc<Reading>>,
+    /// Whether nothing of it is left at the source once its transaction has ended.
+    pub(super) leaves_nothing: bool,
+    /// Of a Parse, where clients share sessions: the text as all of them have it.
+    pub(super) text: Option<Arc<Text>>,
+}
+
+/// What a name means, where a session may not have what its client has prepared.
+pub(super) enum Meaning {
+    Known(Arc<Prepared>),
+    Missing,
+    /// That hangs on an answer to an earlier stretch.
+    Unsettled,
+}
+
+/// Messages about one name that have no answer yet, all of one stretch.
+#[derive(Debug)]
+struct UnderWay {
+    messages: usize,
+    segment: u64,
+    /// The last of them was a Close.
+    closes: bool,
 }
 
 /// A text that was given to a name, until the source has answered whether it took it.
@@ -254,6 +276,8 @@ pub(super) struct Statements {
     segment: u64,
     /// A Query began this segment and took the unnamed portal away.
     queried: u64,
+    /// Names of statements with messages under way. Only kept where clients share sessions.
+    under_way: HashMap<Box<[u8]>, UnderWay>,
     most: usize,
     most_bytes: usize,
 }
@@ -269,6 +293,7 @@ impl Statements {
             clock: 0,
             segment: 1,
             queried: 1,
+            under_way: HashMap::new(),
             most: limits.prepared_statements,
             most_bytes: limits.statement_bytes.saturating_mul(LONGEST_STATEMENTS),
         }
@@ -416,6 +441,66 @@ impl Statements {
         if slots.get(name).is_some() || slots.slots.len() < self.most {
             self.clock += 1;
             slots.give_or_forget(name, self.clock, Some(prepared), self.most_bytes);
+        }
+    }
+
+    /// What a statement's name means to the next message; where clients share sessions, it is asked before each
+    /// message that names one.
+    pub(super) fn meaning(&self, name: &[u8]) -> Meaning {
+        if name.is_empty() {
+            return self.unnamed_meaning();
+        }
+        let last = self.named.get(name).and_then(|slot| slot.meanings.last());
+        let known = || last.map_or(Meaning::Missing, |(_, prepared)| Meaning::Known(Arc::clone(prepared)));
+        match self.under_way.get(key(name)) {
+            None => known(),
+            Some(under_way) if under_way.segment != self.segment => Meaning::Unsettled,
+            Some(under_way) if under_way.closes => Meaning::Missing,
+            Some(_) => known(),
+        }
+    }
+
+    fn unnamed_meaning(&self) -> Meaning {
+        match self.unnamed.meanings.back() {
+            None => Meaning::Missing,
+            Some((segment, _)) if self.unnamed.under_way > 0 && *segment != self.segment => {
+                Meaning::Unsettled
+            }
+            Some((_, meanings)) => match meanings.last() {
+                Some(prepared) => Meaning::Known(Arc::clone(prepared)),
+                None => Meaning::Missing,
+            },
+        }
+    }
+
+    /// There is no unnamed statement any more; the caller knows that none is under way.
+    pub(super) fn forget_unnamed(&mut self) {
+        self.unnamed = Unnamed::default();
+    }
+
+    /// The source has dropped the one that it had; those under way stay.
+    pub(super) fn lose_unnamed(&mut self) {
+        while self.unnamed.meanings.len() > self.unnamed.under_way {
+            let Some((_, gone)) = self.unnamed.meanings.pop_front() else { return };
+            self.unnamed.bytes -= gone.iter().map(|one| size(one)).sum::<usize>();
+        }
+    }
+
+    /// A Parse or Close of this name is sent; its answer goes to [`Self::heard_about`].
+    pub(super) fn told_about(&mut self, name: &[u8], closes: bool) {
+        let segment = self.segment;
+        let under_way = self.under_way.entry(key(name).into());
+        let under_way = under_way.or_insert(UnderWay { messages: 0, segment, closes });
+        under_way.messages += 1;
+        under_way.closes = closes;
+    }
+
+    pub(super) fn heard_about(&mut self, name: &[u8]) {
+        if let Some(under_way) = self.under_way.get_mut(key(name)) {
+            under_way.messages -= 1;
+            if under_way.messages == 0 {
+                self.under_way.remove(key(name));
+            }
         }
     }
 
@@ -623,7 +708,15 @@ mod tests {
 
     fn prepared(text: &str) -> Prepared {
         let permit = Permit::application_name(text, "");
-        Prepared { permit, generation: 1, effect: Effect::None, types: Box::default(), reading: None }
+        Prepared {
+            permit,
+            generation: 1,
+            effect: Effect::None,
+            types: Box::default(),
+            reading: None,
+            leaves_nothing: true,
+            text: None,
+        }
     }
 
     fn texts(statements: &Statements, name: &[u8]) -> usize {

@@ -13,6 +13,7 @@ mod health;
 mod lease;
 mod outbound;
 mod pin;
+pub mod pool;
 mod session;
 mod source;
 mod stream;
@@ -24,6 +25,7 @@ pub use error::{Failure, HostFailure, OpenError, ServerError, SourceError, Stage
 pub use lease::Lease;
 pub use outbound::{CopyIn, Outbound, REFUSED};
 pub use pin::{Opening, Pins};
+pub use pool::{Backend, Pool, PoolError, Settings};
 pub use source::{CancelTarget, ClientConnection, Opened, Source};
 pub use stream::{Duplex, Stream};
 pub use tls::server_end_point;

@@ -67,6 +67,11 @@ impl Outbound {
         self.message(b'B', &[body]);
     }
 
+    /// Bind to a statement under the name that the gateway gave it; `rest` is what stands behind the client's own.
+    pub fn bind_to(&mut self, portal: &[u8], statement: &[u8], rest: &[u8]) {
+        self.message(b'B', &[portal, b"\0", statement, b"\0", rest]);
+    }
+
     pub fn describe(&mut self, target: Target<'_>) {
         self.target(b'D', target);
     }

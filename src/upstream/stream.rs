@@ -36,6 +36,29 @@ impl fmt::Debug for Stream {
     }
 }
 
+impl Stream {
+    /// Whether [`Self::registered_here`] changes anything.
+    pub(super) fn moves(&self) -> bool {
+        match self {
+            Stream::Tcp(_) | Stream::Unix(_) => true,
+            // It works from another thread too; only its socket cannot be taken out.
+            Stream::Tls(_) | Stream::Other(_) => false,
+        }
+    }
+
+    /// The same socket, registered with the runtime that this is called on.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub(super) fn registered_here(self) -> io::Result<Self> {
+        Ok(match self {
+            Stream::Tcp(stream) => Stream::Tcp(TcpStream::from_std(stream.into_std()?)?),
+            Stream::Unix(stream) => Stream::Unix(UnixStream::from_std(stream.into_std()?)?),
+            stream @ (Stream::Tls(_) | Stream::Other(_)) => stream,
+        })
+    }
+}
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

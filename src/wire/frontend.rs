@@ -47,12 +47,14 @@ pub fn parse(body: &[u8]) -> Result<Parse<'_>, Malformed> {
 pub struct Bind<'a> {
     pub portal: &'a [u8],
     pub statement: &'a [u8],
+    /// Formats and parameters as they lie.
+    pub rest: &'a [u8],
 }
 
 pub fn bind(body: &[u8]) -> Result<Bind<'_>, Malformed> {
     let (portal, rest) = text(body)?;
-    let (statement, _) = text(rest)?;
-    Ok(Bind { portal, statement })
+    let (statement, rest) = text(rest)?;
+    Ok(Bind { portal, statement, rest })
 }
 
 /// What Describe and Close speak of.
@@ -91,7 +93,7 @@ mod tests {
         assert!(parse(b"s\0SELECT $1\0\0\x01\0\0\0\x14").is_ok());
         assert_eq!(parse(b"s\0SELECT $1\0\0\x02\0\0\0\x14"), Err(Malformed));
         assert_eq!(parse(b"s\0SELECT $1\0"), Err(Malformed));
-        assert_eq!(bind(b"p\0s\0rest"), Ok(Bind { portal: b"p", statement: b"s" }));
+        assert_eq!(bind(b"p\0s\0rest"), Ok(Bind { portal: b"p", statement: b"s", rest: b"rest" }));
         assert_eq!(bind(b"p\0s"), Err(Malformed));
         assert_eq!(target(b"Sa\0"), Ok(Target::Statement(b"a")));
         assert_eq!(target(b"P\0"), Ok(Target::Portal(b"")));

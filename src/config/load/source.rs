@@ -14,7 +14,9 @@ use super::files::{certificates, secret_file};
 use super::{Context, DAY, Loader, SECOND};
 use crate::config::raw::{Found, Reader, Section, quoted};
 use crate::config::users::check_user_name;
-use crate::config::{AccessRule, Engine, Host, Source, SourceLogin, SourceTls, TlsMode};
+use crate::config::{
+    AccessRule, Engine, Host, PoolMode, PoolSection, Source, SourceLogin, SourceTls, TlsMode,
+};
 use crate::ids::{ClientUser, SourceName};
 
 /// PostgreSQL's own bound on a name (NAMEDATALEN - 1).
@@ -88,7 +90,7 @@ impl Loader<'_> {
         let access: Vec<_> =
             section.sections("access").into_iter().map(|rule| access(rule, context)).collect();
         let engine = section.section("engine").map(|engine| engine_section(engine, &access));
-        pool(&mut section);
+        let pool = pool(&mut section, context.relayed);
         section.word("on_drift", &[("alarm", true), ("refuse", false)]).into_iter().for_each(|found| {
             if !found.value {
                 section.reader.problem(&found.place, "\"refuse\" is not supported by this version");
@@ -122,6 +124,7 @@ impl Loader<'_> {
                 Some(engine) => Some(engine?),
                 None => None,
             },
+            pool,
             statement_timeout,
             idle_in_transaction_timeout,
             connect_timeout,
@@ -130,18 +133,36 @@ impl Loader<'_> {
     }
 }
 
-/// Only what session mode is by itself; sizes belong to the pool of a later version.
-fn pool(section: &mut Section<'_, '_>) {
-    let Some(mut pool) = section.section("pool") else { return };
-    if let Some(found) = pool.word("mode", &[("session", true), ("transaction", false)])
-        && !found.value
+fn pool(section: &mut Section<'_, '_>, relayed: bool) -> PoolSection {
+    let default = PoolSection::default();
+    let Some(mut pool) = section.section("pool") else { return default };
+    let modes = [("session", PoolMode::Session), ("transaction", PoolMode::Transaction)];
+    let mode = pool.word("mode", &modes);
+    if let Some(found) = &mode
+        && found.value == PoolMode::Transaction
+        && relayed
     {
-        pool.reader.problem(&found.place, "\"transaction\" is not supported by this version");
+        pool.reader.problem(
+            &found.place,
+            "cannot be \"transaction\" with gateway.auth.method = \"relay\": each client has a login of its own",
+        );
     }
-    for key in ["size", "min_idle", "wait"] {
-        pool.unsupported(key);
+    let size = pool.count("size", default.size, 1, 10_000);
+    let min_idle = pool.count("min_idle", default.min_idle.min(size), 0, 10_000);
+    if min_idle > size {
+        pool.problem("min_idle", "must not be more than size");
     }
+    let day = Duration::from_secs(24 * 3600);
+    let section = PoolSection {
+        mode: mode.map_or(default.mode, |found| found.value),
+        size,
+        min_idle,
+        wait: pool.duration("wait", default.wait, SECOND / 100, Duration::from_secs(3600)),
+        lifetime: pool.duration("lifetime", default.lifetime, Duration::ZERO, 30 * day),
+        idle_timeout: pool.duration("idle_timeout", default.idle_timeout, Duration::ZERO, 30 * day),
+    };
     pool.finish();
+    section
 }
 
 fn access(mut section: Section<'_, '_>, context: Context) -> Found<AccessRule> {

@@ -23,6 +23,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     pub(super) fn walk_answers(&mut self) -> Result<(), End> {
         while self.client_out.len() < BACKLOG {
+            if self.passing == 0 && matches!(self.expects.front(), Some(Expect::Here(_))) {
+                self.answer_here();
+                continue;
+            }
             let unseen = self.lease.inbound.data().get(self.approved..).unwrap_or_default();
             if self.passing > 0 {
                 let count = self.passing.min(unseen.len());
@@ -41,7 +45,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 Ok(Some(header)) => header,
                 Err(_) => return Err(End::SourceGone("sent an invalid message length")),
             };
+            let own = matches!(self.expects.front(), Some(Expect::Own(_)));
             match header.kind {
+                _ if own => {
+                    if header.size > INSPECTED {
+                        return Err(End::SourceGone("answered the gateway with too much"));
+                    }
+                    if unseen.len() < header.size {
+                        self.make_room(header.size);
+                        return Ok(());
+                    }
+                    self.own_answer(header.kind, header.size)?;
+                }
                 // Rows and copy data: the bulk of all traffic.
                 b'D' | b'd' => self.passing = header.size,
                 b'A' | b'N' | b'T' | b't' | b'H' | b'V' => {
@@ -79,7 +94,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         self.approved += size;
     }
 
-    fn hide(&mut self, size: usize) {
+    pub(super) fn hide(&mut self, size: usize) {
         self.settle_approved();
         self.lease.inbound.consume(size);
     }
@@ -104,7 +119,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 self.answered(true);
                 self.pass(size);
             }
-            (b'1', Some(Expect::QuietParse(_)))
+            (b'1', Some(Expect::Mapped(Some(_), _))) => {
+                self.answered(true);
+                self.pass(size);
+            }
+            (
+                b'1',
+                Some(
+                    Expect::QuietParse(_)
+                    | Expect::Mapped(None, _)
+                    | Expect::QuietUnnamed
+                    | Expect::QuietAlias(_),
+                ),
+            )
             | (b'2', Some(Expect::QuietBind))
             | (b'3', Some(Expect::QuietClose(_)))
             | (b'n', Some(Expect::QuietDescribe)) => {
@@ -191,20 +218,57 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Some(Expect::Query(change) | Expect::Execute(change)) => self.changed(change, succeeded),
             Some(Expect::Parse(ticket)) => self.statements.parsed(Some(&ticket), succeeded),
             Some(Expect::ParseUnnamed(number)) => {
+                if !succeeded {
+                    self.unnamed_is_here(false);
+                }
                 self.statements.parsed(None, succeeded);
                 self.leftover.answered(number, succeeded);
             }
             Some(Expect::CloseUnnamed(number) | Expect::QuietClose(number)) => {
                 self.leftover.answered(number, succeeded);
             }
-            Some(Expect::Bind { unnamed: true }) => self.statements.bound(succeeded),
+            Some(Expect::Bind { unnamed: true, .. }) => self.statements.bound(succeeded),
+            Some(Expect::Mapped(ticket, number)) => {
+                self.statement_answered(number, succeeded);
+                if let Some(ticket) = ticket {
+                    self.statements.parsed(Some(&ticket), succeeded);
+                    self.statements.heard_about(&ticket.0);
+                }
+            }
+            Some(Expect::QuietAlias(name)) if !succeeded => self.no_alias(&name),
+            Some(Expect::QuietUnnamed) if !succeeded => self.unnamed_is_here(false),
+            Some(Expect::Here(here)) => self.answered_here(*here, succeeded),
             Some(Expect::Close(Some(ticket))) if succeeded => self.statements.closed(&ticket),
             Some(Expect::ClosePortal(Some(ticket))) if succeeded => self.statements.portal_closed(&ticket),
             _ => {}
         }
     }
 
-    fn body(&self, size: usize) -> &[u8] {
+    /// What is answered without the source comes first now.
+    fn answer_here(&mut self) {
+        let Some(Expect::Here(here)) = self.expects.front() else { return };
+        let kind = if matches!(**here, Expect::Parse(_)) { b'1' } else { b'3' };
+        self.edit(|out| backend::empty_message(kind, out));
+        self.answered(true);
+    }
+
+    fn answered_here(&mut self, here: Expect, succeeded: bool) {
+        match here {
+            Expect::Parse(ticket) => {
+                self.statements.parsed(Some(&ticket), succeeded);
+                self.statements.heard_about(&ticket.0);
+            }
+            Expect::Close(Some(ticket)) => {
+                if succeeded {
+                    self.statements.closed(&ticket);
+                }
+                self.statements.heard_about(&ticket.0);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn body(&self, size: usize) -> &[u8] {
         self.lease.inbound.data().get(self.approved + HEADER..self.approved + size).unwrap_or_default()
     }
 
@@ -227,6 +291,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             _ if self.cancelling.is_some() && is(SqlState::QUERY_CANCELED) => Some(statement_timeout()),
             _ => None,
         };
+        // The plan that the source has for a text does not fit any more; a driver that prepares it again shall get a
+        // new one.
+        if (is(SqlState::FEATURE_NOT_SUPPORTED) || is(SqlState::INVALID_SQL_STATEMENT_NAME))
+            && let Some(Expect::Bind { text: Some(text), .. }) = self.expects.front()
+        {
+            self.outlived(text);
+        }
         self.farewell |= fatal;
         match (replaced, self.expects.front()) {
             (Some(error), _) => {
@@ -259,7 +330,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         self.copy_in = None;
         match self.expects.front() {
             None | Some(Expect::Query(_) | Expect::Sync) => {}
-            Some(_) => {
+            Some(first) => {
+                // PostgreSQL drops the unnamed statement before it looks at the text of another.
+                if matches!(first, Expect::ParseUnnamed(_)) && self.is_mapped() {
+                    self.answered(false);
+                    self.statements.lose_unnamed();
+                }
                 while !matches!(self.expects.front(), None | Some(Expect::Sync)) {
                     self.answered(false);
                 }
@@ -272,18 +348,21 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     /// The pins must hold as long as the session lives; anything else passes on.
-    fn parameter_changed(&mut self, size: usize) -> Result<(), End> {
+    pub(super) fn parameter_changed(&mut self, size: usize) -> Result<(), End> {
         let Some((name, value)) = backend::parameter(self.body(size)) else {
             return Err(End::SourceGone("sent a parameter that cannot be read"));
         };
         // A writer may bind its own hands.
         let stricter = name == "default_transaction_read_only" && value == "on";
-        if self.lease.pins.broken_by(name, value) && !stricter {
+        let broken = self.lease.backend().is_some_and(|backend| backend.pins.broken_by(name, value));
+        if broken && !stricter {
             return Err(End::SourceGone("changed a setting that the gateway pins"));
         }
-        if name == "application_name" {
-            let shown =
-                value.strip_prefix(self.name_prefix.as_str()).unwrap_or(value).trim_start().to_owned();
+        let (name, value) = (name.to_owned(), value.to_owned());
+        if !self.parameter_reported(&name, &value) {
+            self.hide(size);
+        } else if name == "application_name" {
+            let shown = self.shown_name(&value).to_owned();
             self.hide(size);
             self.edit(|out| backend::parameter_status("application_name", &shown, out));
         } else {

@@ -6,7 +6,9 @@
 //! decoded. One task owns both sockets; nothing here waits anywhere but in [`Relay::poll_run`].
 
 mod answers;
+mod leave;
 mod requests;
+mod shared;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -30,11 +32,15 @@ use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step, judge_function_ca
 use crate::ids::StatementClass;
 use crate::metrics::SourceMetrics;
 use crate::sqlstate::SqlState;
-use crate::upstream::{CopyIn, Lease, Source};
+use crate::upstream::pool::statements::Text;
+use crate::upstream::{Backend, CopyIn, Lease, Source};
 use crate::wire::backend::{self, Status};
 use crate::wire::frame::{self, HEADER};
 use crate::wire::frontend::{self, Malformed, Target};
 use crate::wire::{BufferPool, ClientError, ReadBuffer};
+
+pub use shared::SharedParts;
+use shared::{Leased, Named, NotNow, Own, Shared};
 
 /// Bytes for one side that may wait before no more is taken from the other side.
 const BACKLOG: usize = 64 * 1024;
@@ -73,6 +79,8 @@ enum Expect {
     ParseUnnamed(u64),
     Bind {
         unnamed: bool,
+        /// Of which text, where clients share sessions.
+        text: Option<Arc<Text>>,
     },
     /// RowDescription or NoData; a statement's ParameterDescription comes before it.
     Describe,
@@ -91,6 +99,19 @@ enum Expect {
     Sync,
     /// [`crate::upstream::REFUSED`] in a refused statement's place.
     Refused(Box<Refused>),
+    /// What clients share: the Parse of a text under the gateway's name for it, with its number. Without a ticket
+    /// no client has asked for it, and none sees the answer.
+    Mapped(Option<Ticket>, u64),
+    /// The unnamed statement again, in a session that does not have it.
+    QuietUnnamed,
+    /// A text under the name that its client has for it.
+    QuietAlias(Box<[u8]>),
+    /// A Parse under a name that is taken.
+    Doomed,
+    /// A Parse or Close that the source need not know of: the gateway answers it, in its place.
+    Here(Box<Expect>),
+    /// Of the gateway's own; the client sees nothing of it.
+    Own(Own),
 }
 
 /// What a statement changes in what the session has prepared.
@@ -126,6 +147,8 @@ enum Handled {
     Wait,
     /// The verdict is worked out on another thread.
     Judging,
+    /// There is no session at the source yet.
+    Leasing,
     End(End),
 }
 
@@ -134,6 +157,10 @@ pub struct Parts<C> {
     pub client: C,
     pub client_buffers: BufferPool,
     pub lease: Lease,
+    /// The session that the client begins with; none, where it is taken when there is something to send.
+    pub backend: Option<Box<Backend>>,
+    /// Absent: the session is the client's own and ends with it.
+    pub shared: Option<SharedParts>,
     pub source: Arc<Source>,
     pub judge: Judge,
     pub limits: Limits,
@@ -159,6 +186,7 @@ pub struct Relay<C> {
     /// Bytes that the gateway writes or has edited; they go before `approved`.
     client_out: BytesMut,
     lease: Lease,
+    shared: Option<Box<Shared>>,
     source: Arc<Source>,
     /// How many bytes at the front of `lease.inbound` may go to the client as they lie.
     approved: usize,
@@ -205,7 +233,19 @@ struct Cancelling {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
-    pub fn new(parts: Parts<C>) -> Self {
+    pub fn new(mut parts: Parts<C>) -> Self {
+        let backend = parts.backend.take();
+        let mut relay = Self::without_session(parts);
+        match backend {
+            // It was taken to have what the client is told at its start.
+            Some(backend) if relay.is_mapped() => relay.returned(backend),
+            Some(backend) => relay.attach(backend),
+            None => {}
+        }
+        relay
+    }
+
+    fn without_session(parts: Parts<C>) -> Self {
         let statements = Statements::new(&parts.limits);
         let readings = parts.judge.voice_for_reads().map(|voice| Box::new(Readings::new(voice.clone())));
         Self {
@@ -213,6 +253,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             client_in: ReadBuffer::new(parts.client_buffers),
             client_out: BytesMut::new(),
             lease: parts.lease,
+            shared: parts.shared.map(|parts| Box::new(Shared::new(parts))),
             source: parts.source,
             approved: 0,
             passing: 0,
@@ -267,19 +308,27 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             )
             .await;
         }
-        let source_closed = matches!(end, End::SourceGone(_)) || (self.closing && matches!(end, End::Client));
-        if !source_closed {
-            if busy {
-                // Nobody waits for the answer any more: spare the source the work.
-                let _ = tokio::time::timeout(CANCEL_GRACE, self.source.cancel(&self.lease.cancel)).await;
-            }
-            self.lease.outbound.terminate();
-            let _ = tokio::time::timeout(bounded, std::future::poll_fn(|cx| self.lease.poll_flush(cx))).await;
+        match self.shared.take() {
+            Some(shared) => self.leave(shared, matches!(end, End::SourceGone(_))).await,
+            None => self.end_session(&end, busy).await,
         }
         if matches!(end, End::Fatal(_)) {
             let _ = tokio::time::timeout(bounded, self.hear_out()).await;
         }
         end
+    }
+
+    /// Says goodbye to a source whose session is this client's own.
+    async fn end_session(&mut self, end: &End, busy: bool) {
+        if matches!(end, End::SourceGone(_)) || (self.closing && matches!(end, End::Client)) {
+            return;
+        }
+        if busy && let Some(backend) = self.lease.backend() {
+            // Nobody waits for the answer any more: spare the source the work.
+            let _ = tokio::time::timeout(CANCEL_GRACE, self.source.cancel(&backend.cancel)).await;
+        }
+        self.lease.outbound.terminate();
+        let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|cx| self.lease.poll_flush(cx))).await;
     }
 
     /// Takes what the client still sends: closing with bytes unread resets the connection, and it may
@@ -315,13 +364,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 return Poll::Ready(end);
             }
             progress |= self.judge.poll_long(cx);
+            progress |= self.poll_lease(cx);
             match self.lease.poll_flush(cx) {
                 // Messages may have waited for the room.
                 Poll::Ready(Ok(count)) => progress |= count > 0,
                 Poll::Ready(Err(_)) => return self.poll_source_gone(cx, "connection lost while writing"),
                 Poll::Pending => {}
             }
-            let asks_source = !self.lease.inbound.space().is_empty();
+            let asks_source = self.lease.is_attached() && !self.lease.inbound.space().is_empty();
             if asks_source {
                 match self.lease.poll_fill(cx) {
                     Poll::Ready(Ok(0)) => return self.poll_source_gone(cx, "closed by the source"),
@@ -333,6 +383,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             if let Err(end) = self.walk_answers() {
                 return Poll::Ready(end);
             }
+            // Before the client has taken the answer: another one may wait for the session.
+            progress |= self.poll_part(cx);
             let written = self.written;
             match self.poll_write_client(cx) {
                 Poll::Ready(Ok(())) => self.blocked = None,
@@ -347,7 +399,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             }
             // Room that was made since: by moving what lies in a buffer to its front, or by an answer.
             progress |= !asks_client && self.wants_client() && !self.client_in.space().is_empty();
-            progress |= !asks_source && !self.lease.inbound.space().is_empty();
+            progress |= !asks_source && self.lease.is_attached() && !self.lease.inbound.space().is_empty();
+            if self.closing && self.shared.is_some() && self.at_rest() && self.all_said() {
+                return Poll::Ready(End::Client);
+            }
             if !progress {
                 self.client_in.release();
                 self.lease.inbound.release();
@@ -376,6 +431,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return Poll::Ready(End::Client);
         }
         Poll::Ready(End::SourceGone(why))
+    }
+
+    /// Whether the client has been given all that there is for it.
+    fn all_said(&self) -> bool {
+        self.client_out.is_empty() && self.approved == 0
     }
 
     // ---- the client's bytes -------------------------------------------------------------------
@@ -457,7 +517,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     fn poll_clock(&mut self, cx: &mut Context<'_>) -> Option<End> {
         loop {
-            let all_said = self.client_out.is_empty() && self.approved == 0;
+            let all_said = self.all_said();
             let ends = match self.drain.poll(cx) {
                 Drain::Not => false,
                 Drain::AtRest => self.at_rest() && self.skip == Skip::No && all_said,
@@ -514,7 +574,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return Some(End::Fatal(error));
         }
         let source = Arc::clone(&self.source);
-        let target = self.lease.cancel.clone();
+        let target = self.lease.backend().map(|backend| backend.cancel.clone())?;
         let request = Box::pin(async move {
             // The grace period ends the session when the cancel does not arrive.
             let _ = source.cancel(&target).await;

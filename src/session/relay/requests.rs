@@ -76,7 +76,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     }
                     return Ok(());
                 }
-                Handled::Judging => return Ok(()),
+                Handled::Judging | Handled::Leasing => return Ok(()),
                 Handled::End(end) => return Err(end),
             }
         }
@@ -89,15 +89,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         match kind {
             b'X' if self.expects.is_empty() => return Ok(Handled::End(End::Client)),
+            // PostgreSQL ends without a word, too: nobody has asked for the answers yet.
+            b'X' if self.shared.is_some() && self.pipeline => return Ok(Handled::End(End::Client)),
             b'X' => {
-                self.lease.outbound.terminate();
+                if self.shared.is_none() {
+                    self.lease.outbound.terminate();
+                }
                 self.closing = true;
                 return Ok(Handled::Done);
             }
-            b'S' => {
-                self.handle_sync();
-                return Ok(Handled::Done);
-            }
+            b'S' => return Ok(self.handle_sync()),
             // A writer need not wait for CopyInResponse before it sends what it copies.
             b'd' | b'c' | b'f' if self.may_copy_in() => return Ok(Handled::Wait),
             b'd' | b'c' | b'f' => return Ok(Handled::Done), // stray: PostgreSQL passes over them too
@@ -111,6 +112,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             b'F' => {
                 if self.may_be_passed_over() {
                     return Ok(Handled::Wait);
+                }
+                if let Some(handled) = self.unleased(b'F', OWN_NAME) {
+                    return Ok(handled);
                 }
                 match self.judge.may_call().and_then(|()| judge_function_call(body)) {
                     Ok(permit) => {
@@ -138,6 +142,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 {
                     return Ok(handled);
                 }
+                if let Some(handled) = self.unleased(kind, OWN_NAME) {
+                    return Ok(handled);
+                }
                 if matches!(target, Target::Statement(b"")) && !self.drop_leftover() {
                     return Ok(Handled::Wait);
                 }
@@ -146,13 +153,29 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 {
                     return Ok(self.refuse_extended(OWN_NAME, error, false));
                 }
-                self.lease.outbound.describe(target);
+                match target {
+                    Target::Statement(statement) if self.is_mapped() => match self.named(statement) {
+                        Named::Is(name, _) => self.lease.outbound.describe(Target::Statement(&name)),
+                        Named::Wait => return Ok(Handled::Wait),
+                        Named::Refused(error) => return Ok(self.refuse_extended(OWN_NAME, error, true)),
+                    },
+                    _ => self.lease.outbound.describe(target),
+                }
                 self.expect_extended(Expect::Describe);
                 Ok(Handled::Done)
             }
             b'E' => self.handle_execute(frontend::execute(body)?, body),
             b'C' => {
                 let target = frontend::target(body)?;
+                if let Some(handled) = self.unleased(kind, OWN_NAME) {
+                    return Ok(handled);
+                }
+                if let Target::Statement(name) = target
+                    && self.is_mapped()
+                    && let Some(handled) = self.close_mapped(name)
+                {
+                    return Ok(handled);
+                }
                 let closing = match target {
                     Target::Statement(b"") => {
                         Expect::CloseUnnamed(self.leftover.replaced(self.statements.segment()))
@@ -171,7 +194,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
     }
 
-    fn expect(&mut self, expect: Expect) {
+    /// Nothing, when there is a session to send to; otherwise what becomes of a message of this kind.
+    fn unleased(&mut self, kind: u8, name: &[u8]) -> Option<Handled> {
+        match self.leased() {
+            Leased::Yes => None,
+            Leased::Wait => Some(Handled::Leasing),
+            Leased::No(error) if matches!(kind, b'Q' | b'F') => Some(self.refuse_query(name, error, true)),
+            Leased::No(error) => Some(self.refuse_extended(name, error, true)),
+        }
+    }
+
+    pub(super) fn expect(&mut self, expect: Expect) {
         if self.expects.is_empty() {
             self.since = Instant::now();
         }
@@ -190,7 +223,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
     }
 
-    fn expect_extended(&mut self, expect: Expect) {
+    pub(super) fn expect_extended(&mut self, expect: Expect) {
         self.pipeline = true;
         self.expect(expect);
     }
@@ -205,6 +238,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     fn end_query(&mut self) {
         self.pipeline = false;
         self.statements.new_query();
+        if self.is_mapped() {
+            // As the source does with its own.
+            self.statements.forget_unnamed();
+            self.unnamed_is_here(false);
+        }
     }
 
     /// Nothing is under way, not even half a notice, no block and no implicit transaction is open.
@@ -214,7 +252,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     /// Whether the source passes over what is sent now if anything before it fails.
     fn may_be_passed_over(&self) -> bool {
-        let since_sync = self.expects.iter().rev().take_while(|expect| !matches!(expect, Expect::Sync));
+        let ends = |expect: &&Expect| matches!(expect, Expect::Sync | Expect::Own(_));
+        let since_sync = self.expects.iter().rev().take_while(|expect| !ends(expect));
         since_sync.into_iter().any(|expect| !matches!(expect, Expect::Query(_)))
     }
 
@@ -225,17 +264,22 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             && self.expects.iter().any(|expect| matches!(expect, Expect::Query(_) | Expect::Execute(_)))
     }
 
-    fn handle_sync(&mut self) {
-        match std::mem::replace(&mut self.skip, Skip::No) {
-            Skip::Local if self.passing == 0 => {
-                self.edit(|out| backend::ready_for_query(Status::Idle, out));
-            }
-            Skip::Local | Skip::No | Skip::Upstream => {
-                self.lease.outbound.sync();
-                self.expect(Expect::Sync);
-                self.end_pipeline();
-            }
+    fn handle_sync(&mut self) -> Handled {
+        // Without a session nothing is under way, so there is nothing that the source would have to say.
+        let local = self.skip == Skip::Local || (!self.lease.is_attached() && self.at_rest());
+        if local && self.passing == 0 {
+            self.skip = Skip::No;
+            self.edit(|out| backend::ready_for_query(Status::Idle, out));
+            return Handled::Done;
         }
+        if let Some(handled) = self.unleased(b'S', OWN_NAME) {
+            return handled;
+        }
+        self.skip = Skip::No;
+        self.lease.outbound.sync();
+        self.expect(Expect::Sync);
+        self.end_pipeline();
+        Handled::Done
     }
 
     fn handle_query(&mut self, sql: &[u8]) -> Result<Handled, Malformed> {
@@ -248,11 +292,21 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         let verdict = self.judge.verdict(sql);
         let admitted = verdict.steps.iter().all(|step| matches!(step, Step::Admit(_)));
+        let refused = matches!(&verdict.steps[..], [Step::Refuse(_)]);
+        if self.is_mapped() && self.may_be_passed_over() {
+            // What becomes of the unnamed statement hangs on whether it runs.
+            return Ok(Handled::Wait);
+        }
+        if !(refused && self.at_rest())
+            && let Some(handled) = self.unleased(b'Q', b"")
+        {
+            return Ok(handled);
+        }
         if verdict.steps.is_empty() {
             self.judge.count_empty();
             self.lease.outbound.query(&Permit::empty());
             self.expect(Expect::Query(Change::None));
-            self.end_pipeline();
+            self.end_query();
             return Ok(Handled::Done);
         }
         if let [Step::Admit(admitted)] = &verdict.steps[..]
@@ -266,8 +320,20 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     return Ok(self.refuse_query(b"", error, false));
                 }
             }
+            match self.alias(&admitted.effect) {
+                Ok(false) => {}
+                Ok(true) => {
+                    // A Query that is passed over would have no answer at all.
+                    self.lease.outbound.sync();
+                    self.expect(Expect::Own(Own::Sync));
+                    self.end_pipeline();
+                }
+                Err(NotNow::Wait) => return Ok(Handled::Wait),
+                Err(NotNow::Never(error)) => return Ok(self.refuse_query(b"", error, false)),
+            }
             self.judge.count_admitted(admitted.class);
             self.read_next(sql, admitted);
+            self.leaves(admitted.leaves_nothing());
             let change = self.change(admitted);
             match self.renamed(admitted) {
                 Some(permit) => self.lease.outbound.query(&permit),
@@ -311,7 +377,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 self.refuse_here(b"", error, false);
                 break;
             }
+            if let Err(not_now) = self.alias(&admitted.effect) {
+                let error = match not_now {
+                    NotNow::Never(error) => error,
+                    // It has been dropped a statement before, as far as is known.
+                    NotNow::Wait => does_not_exist(&admitted.effect),
+                };
+                self.refuse_here(b"", error, false);
+                break;
+            }
             self.judge.count_admitted(admitted.class);
+            self.leaves(admitted.leaves_nothing());
             let change = self.change(admitted);
             match self.renamed(admitted) {
                 Some(permit) => self.lease.outbound.run(&permit),
@@ -338,6 +414,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     /// What stands for a refused statement, in its place.
     fn refuse_here(&mut self, name: &[u8], error: ClientError, always: bool) {
+        if name.is_empty() {
+            self.lose_unnamed();
+        }
         self.lease.outbound.refused(name);
         self.expect(Expect::Refused(Box::new(Refused { error, always })));
     }
@@ -348,6 +427,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if self.at_rest() {
             if name.is_empty() {
                 self.leftover.left();
+                self.lose_unnamed();
             }
             self.edit(|out| {
                 error.encode(out);
@@ -376,10 +456,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     /// An error in the place of one extended message; everything up to Sync is passed over.
-    fn refuse_extended(&mut self, name: &[u8], error: ClientError, always: bool) -> Handled {
+    pub(super) fn refuse_extended(&mut self, name: &[u8], error: ClientError, always: bool) -> Handled {
         if self.at_rest() {
             if name.is_empty() {
                 self.leftover.left();
+                self.lose_unnamed();
             }
             self.skip = Skip::Local;
             self.edit(|out| error.encode(out));
@@ -391,6 +472,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             self.skip = Skip::Upstream;
         }
         Handled::Done
+    }
+
+    /// A refused statement takes the unnamed one with it, as PostgreSQL drops that before it looks at the new text.
+    fn lose_unnamed(&mut self) {
+        if self.is_mapped() {
+            self.statements.forget_unnamed();
+            self.unnamed_is_here(false);
+        }
     }
 
     fn handle_parse(&mut self, parse: frontend::Parse<'_>) -> Result<Handled, Malformed> {
@@ -421,14 +510,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             let error = self.judge.refused(parse.sql, &refusal);
             return Ok(self.refuse_extended(parse.name, error, false));
         }
+        if let Some(handled) = self.unleased(b'P', parse.name) {
+            return Ok(handled);
+        }
         let generation = self.judge.generation();
-        let prepared = match admitted {
+        let mut prepared = match admitted {
             None => Prepared {
                 permit: Permit::empty(),
                 generation,
                 effect: Effect::None,
                 types: parse.types.into(),
                 reading: None,
+                leaves_nothing: true,
+                text: None,
             },
             Some(admitted) => {
                 if let Err(error) = self.statements.still_admitted(&admitted.effect, &mut self.judge) {
@@ -442,14 +536,47 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     effect: admitted.effect.clone(),
                     types: parse.types.into(),
                     reading,
+                    leaves_nothing: admitted.leaves_nothing(),
+                    text: None,
                 }
             }
         };
         let permit = prepared.permit.clone();
+        prepared.text = self.text_of(&permit, parse.types, &prepared.effect);
+        if !parse.name.is_empty() {
+            match self.parse_mapped(parse.name, prepared) {
+                Ok(handled) => {
+                    if matches!(handled, Handled::Done) && self.skip == Skip::No {
+                        self.parse_sent(admitted);
+                    }
+                    return Ok(handled);
+                }
+                Err(back) => prepared = *back,
+            }
+        }
+        if let Err(NotNow::Wait) = self.alias(&prepared.effect) {
+            return Ok(Handled::Wait);
+        }
+        self.prepares();
         let ticket = match self.statements.parse(parse.name, prepared) {
             Ok(ticket) => ticket,
             Err(full) => return Ok(self.full(parse.name, full)),
         };
+        self.parse_sent(admitted);
+        self.lease.outbound.parse(parse.name, &permit, parse.types);
+        if parse.name.is_empty() {
+            self.unnamed_is_here(true);
+        }
+        let expect = match ticket {
+            Some(ticket) => Expect::Parse(ticket),
+            None => Expect::ParseUnnamed(self.leftover.replaced(self.statements.segment())),
+        };
+        self.expect_extended(expect);
+        Ok(Handled::Done)
+    }
+
+    /// A Parse of this is sent.
+    fn parse_sent(&mut self, admitted: Option<&Admitted>) {
         match admitted {
             None => self.judge.count_empty(),
             Some(admitted) => {
@@ -461,17 +588,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 }
             }
         }
-        self.lease.outbound.parse(parse.name, &permit, parse.types);
-        let expect = match ticket {
-            Some(ticket) => Expect::Parse(ticket),
-            None => Expect::ParseUnnamed(self.leftover.replaced(self.statements.segment())),
-        };
-        self.expect_extended(expect);
-        Ok(Handled::Done)
     }
 
     /// No room for a statement or portal: what is under way may make some.
-    fn full(&mut self, name: &[u8], full: Full) -> Handled {
+    pub(super) fn full(&mut self, name: &[u8], full: Full) -> Handled {
         let error = match full {
             Full::Now if !self.expects.is_empty() => return Handled::Wait,
             Full::Now => ClientError::error(
@@ -484,15 +604,35 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     fn handle_bind(&mut self, bind: frontend::Bind<'_>, body: &[u8]) -> Result<Handled, Malformed> {
+        if let Some(handled) = self.unleased(b'B', OWN_NAME) {
+            return Ok(handled);
+        }
         if bind.statement.is_empty() && !self.drop_leftover() {
             return Ok(Handled::Wait);
         }
+        let mapped = match self.is_mapped() {
+            false => None,
+            true => match self.named(bind.statement) {
+                Named::Is(name, text) => Some((name, text)),
+                Named::Wait => return Ok(Handled::Wait),
+                Named::Refused(error) => return Ok(self.refuse_extended(OWN_NAME, error, true)),
+            },
+        };
         let unnamed = match self.statements.bind(bind.statement, bind.portal, &mut self.judge) {
             Ok(unnamed) => unnamed,
             Err(full) => return Ok(self.full(OWN_NAME, full)),
         };
-        self.lease.outbound.bind(body);
-        self.expect_extended(Expect::Bind { unnamed });
+        let text = match mapped {
+            Some((name, text)) if bind.statement != name => {
+                self.lease.outbound.bind_to(bind.portal, &name, bind.rest);
+                text
+            }
+            _ => {
+                self.lease.outbound.bind(body);
+                None
+            }
+        };
+        self.expect_extended(Expect::Bind { unnamed, text });
         Ok(Handled::Done)
     }
 
@@ -502,8 +642,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         {
             return Ok(handled);
         }
+        if let Some(handled) = self.unleased(b'E', OWN_NAME) {
+            return Ok(handled);
+        }
         let change = match self.statements.execute(portal, &mut self.judge) {
-            Ok(only) => only.map_or(Change::None, |only| self.drops(&only.effect)),
+            Ok(only) => {
+                self.leaves(only.as_ref().is_some_and(|only| only.leaves_nothing));
+                only.map_or(Change::None, |only| self.drops(&only.effect))
+            }
             Err(error) => return Ok(self.refuse_extended(OWN_NAME, error, false)),
         };
         if let Some(readings) = &mut self.readings {
@@ -559,7 +705,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     fn prepared(&self, admitted: &Admitted, effect: Effect) -> Prepared {
         let generation = self.judge.generation();
-        Prepared { permit: admitted.permit.clone(), generation, effect, types: Box::default(), reading: None }
+        Prepared {
+            permit: admitted.permit.clone(),
+            generation,
+            effect,
+            types: Box::default(),
+            reading: None,
+            leaves_nothing: false,
+            text: None,
+        }
     }
 
     /// What is gone when a statement with this effect succeeds.
@@ -581,7 +735,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         match change {
             Change::None => {}
             Change::Prepared(ticket) => self.statements.parsed(Some(&ticket), succeeded),
-            Change::Dropped(dropped) if succeeded => self.statements.dropped(&dropped.0, dropped.1),
+            Change::Dropped(dropped) if succeeded => {
+                self.deallocated(&dropped.0);
+                self.statements.dropped(&dropped.0, dropped.1);
+            }
             Change::Dropped(_) => {}
         }
     }
@@ -617,6 +774,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         true
     }
+}
+
+fn does_not_exist(effect: &Effect) -> ClientError {
+    let name = match effect {
+        Effect::Execute { name } | Effect::Deallocate { name } | Effect::Prepare { name } => name,
+        _ => "",
+    };
+    shared::does_not_exist(name.as_bytes())
 }
 
 fn known(kind: u8) -> bool {

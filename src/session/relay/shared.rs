@@ -1,0 +1,724 @@
+//! Sessions at the source that clients share: taken when there is something to send, brought into the state that the
+//! client left, given back when its transaction has ended.
+//!
+//! Invariant: what a client has set, prepared or called itself is its own, whichever session it has; a session goes
+//! back only when PostgreSQL itself has said what the client left in it, or when it cannot have left anything.
+
+use super::*;
+use crate::config::PoolMode;
+use crate::ids::ClientUser;
+use crate::session::cancel::Registration;
+use crate::session::prepared::Meaning;
+use crate::upstream::Backend;
+use crate::upstream::pool::statements::{Has, KEPT, PREFIX, Text, name};
+use crate::upstream::pool::{Pool, PoolError, Settings, UNNAMED};
+
+/// Statements of one session at the source, at most, however long a client keeps from Sync.
+const MOST_STATEMENTS: usize = 4 * KEPT;
+
+/// What a client's place among those that share sessions is made of.
+pub struct SharedParts {
+    pub pool: Arc<Pool>,
+    pub mode: PoolMode,
+    /// The client's startup settings, without `application_name`.
+    pub key: Arc<Settings>,
+    pub user: ClientUser,
+    /// With the gateway's prefix.
+    pub application_name: String,
+    /// What the client was told at its start.
+    pub told: Arc<Settings>,
+    pub registration: Registration,
+}
+
+type Leasing = Pin<Box<dyn Future<Output = Result<Box<Backend>, PoolError>> + Send>>;
+
+/// A client's view of its session, which outlives the sessions that it has.
+pub(super) struct Shared {
+    pool: Arc<Pool>,
+    mode: PoolMode,
+    key: Arc<Settings>,
+    user: ClientUser,
+    /// What it wants to be called, with the gateway's prefix; the second: what it began with.
+    application_name: String,
+    first_name: String,
+    /// What it has set, but for its name.
+    settings: Arc<Settings>,
+    /// The parameters that it knows of.
+    told: Arc<Settings>,
+    registration: Registration,
+    leasing: Option<Leasing>,
+    /// Why there is no session, until it has been said.
+    refused: Option<ClientError>,
+    /// Something ran that may outlive its transaction, and the source was not asked what since.
+    dirty: bool,
+    /// There is something in the session that cannot move: it stays the client's.
+    pinned: bool,
+    /// The source cannot be asked what a client has left.
+    silent: bool,
+    /// Something was prepared, in session mode.
+    prepared: bool,
+    /// The unnamed statement at the source is the client's.
+    unnamed_here: bool,
+    /// Statements that the session has under the client's own names as well, for SQL that speaks of them, each with
+    /// the number of its text. They are closed before the session goes.
+    aliases: Vec<(Box<[u8]>, u64)>,
+}
+
+/// Whether there is a session to send to.
+pub(super) enum Leased {
+    Yes,
+    Wait,
+    No(ClientError),
+}
+
+/// Why SQL that speaks of a prepared statement does not go on.
+pub(super) enum NotNow {
+    Wait,
+    Never(ClientError),
+}
+
+/// Whether the session that the client has now has a statement of it.
+pub(super) enum Named {
+    /// Under this name.
+    Is(Vec<u8>, Option<Arc<Text>>),
+    Wait,
+    Refused(ClientError),
+}
+
+/// What the gateway asks a session in its own name.
+#[derive(Debug)]
+pub(super) enum Own {
+    /// To take settings over.
+    Settings,
+    /// What the client has left.
+    State(Settings, bool),
+    /// Nothing but an end to what was sent.
+    Sync,
+}
+
+impl Shared {
+    pub(super) fn new(parts: SharedParts) -> Self {
+        Self {
+            pool: parts.pool,
+            mode: parts.mode,
+            key: parts.key,
+            user: parts.user,
+            first_name: parts.application_name.clone(),
+            application_name: parts.application_name,
+            settings: Arc::default(),
+            told: parts.told,
+            registration: parts.registration,
+            leasing: None,
+            refused: None,
+            dirty: false,
+            pinned: false,
+            silent: false,
+            prepared: false,
+            unnamed_here: false,
+            aliases: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_session_mode(&self) -> bool {
+        self.mode == PoolMode::Session
+    }
+
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Whether the client may have left something in the session.
+    pub(super) fn leaves_something(&self) -> bool {
+        !self.aliases.is_empty() || self.dirty || self.pinned || self.silent || self.prepared
+    }
+
+    /// Parts the client's key from the session; see [`Registration::poll_detach`].
+    pub(super) fn poll_detach(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.registration.poll_detach(cx)
+    }
+}
+
+impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
+    /// Whether sessions change under the client, so that names of statements are the gateway's.
+    pub(super) fn is_mapped(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.mode == PoolMode::Transaction)
+    }
+
+    /// To be asked before anything is sent; the answer `Wait` comes true by [`Self::poll_lease`].
+    pub(super) fn leased(&mut self) -> Leased {
+        if self.lease.is_attached() {
+            return Leased::Yes;
+        }
+        let Some(shared) = &mut self.shared else { return Leased::Yes };
+        if let Some(error) = shared.refused.take() {
+            return Leased::No(error);
+        }
+        if shared.leasing.is_some() {
+            return Leased::Wait;
+        }
+        if let Some(backend) = shared.pool.try_lease(&shared.key, &shared.application_name, &shared.settings)
+        {
+            self.attach(backend);
+            return Leased::Yes;
+        }
+        let (pool, key, user) = (Arc::clone(&shared.pool), Arc::clone(&shared.key), shared.user.clone());
+        shared.leasing = Some(Box::pin(async move { pool.lease(&key, &user).await }));
+        Leased::Wait
+    }
+
+    /// True: [`Self::leased`] has something else to say now.
+    pub(super) fn poll_lease(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(shared) = &mut self.shared else { return false };
+        let Some(leasing) = &mut shared.leasing else { return false };
+        let Poll::Ready(leased) = leasing.as_mut().poll(cx) else { return false };
+        shared.leasing = None;
+        match leased {
+            Ok(backend) => self.attach(backend),
+            Err(error) => {
+                if let PoolError::Open(error) = &error {
+                    tracing::warn!(source = %self.source.name(), %error, "no session at the source");
+                }
+                let error = error.client_error();
+                shared.refused = Some(ClientError { severity: crate::wire::Severity::Error, ..error });
+            }
+        }
+        true
+    }
+
+    /// The session is not needed yet.
+    pub(super) fn returned(&mut self, backend: Box<Backend>) {
+        if let Some(shared) = &self.shared {
+            shared.pool.give_back(backend);
+        }
+    }
+
+    /// The session is the client's from now on.
+    pub(super) fn attach(&mut self, backend: Box<Backend>) {
+        if let Some(shared) = &mut self.shared {
+            shared.registration.attach(backend.cancel.clone());
+            shared.unnamed_here = false;
+        }
+        self.leftover = Leftover::default();
+        self.lease.attach(backend);
+        if !self.take_over_settings() {
+            self.tell_parameters();
+        }
+    }
+
+    /// Sends what makes the session's settings the client's; false: they are.
+    fn take_over_settings(&mut self) -> bool {
+        let Some(shared) = &self.shared else { return false };
+        let Some(backend) = self.lease.backend_mut() else { return false };
+        let rename = backend.application_name != shared.application_name;
+        let same = Arc::ptr_eq(&backend.settings, &shared.settings) || backend.settings == shared.settings;
+        if same && !rename {
+            return false;
+        }
+        let value = |settings: &Settings, name: &str| {
+            settings.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+        };
+        let (here, wanted) = (&backend.settings, &shared.settings);
+        let reset = here.iter().map(|(name, _)| name.as_str());
+        let reset = reset.filter(|name| value(wanted, name).is_none());
+        let set = wanted.iter().filter(|(name, wanted)| value(here, name).as_ref() != Some(wanted));
+        let set = set.map(|(name, value)| (name.as_str(), value.as_str()));
+        let permit = Permit::settings(reset, set, rename.then_some(shared.application_name.as_str()));
+        backend.settings = Arc::clone(&shared.settings);
+        backend.application_name.clone_from(&shared.application_name);
+        self.lease.outbound.query(&permit);
+        self.expect(Expect::Own(Own::Settings));
+        true
+    }
+
+    /// Tells the client of parameters that are others in this session than in those it had before.
+    fn tell_parameters(&mut self) {
+        let Some(shared) = &mut self.shared else { return };
+        let Some(backend) = self.lease.backend() else { return };
+        let now = Arc::clone(&backend.parameters);
+        if Arc::ptr_eq(&now, &shared.told) {
+            return;
+        }
+        let before = std::mem::replace(&mut shared.told, Arc::clone(&now));
+        for (name, value) in now.iter() {
+            let known = before.iter().find(|(known, _)| known == name);
+            if known.is_none_or(|(_, known)| known != value) {
+                self.edit(|out| backend::parameter_status(name, value, out));
+            }
+        }
+    }
+
+    /// The source has said what a parameter is now. True: the client is to hear it.
+    pub(super) fn parameter_reported(&mut self, name: &str, value: &str) -> bool {
+        let own = matches!(self.expects.front(), Some(Expect::Own(_)));
+        let Some(shared) = &mut self.shared else { return true };
+        let Some(backend) = self.lease.backend_mut() else { return true };
+        if name == "application_name" {
+            value.clone_into(&mut backend.application_name);
+            if own {
+                return false;
+            }
+            // RESET takes the session back to the name that all clients share; the client's first one is meant.
+            let meant = if value == UNNAMED { shared.first_name.as_str() } else { value };
+            let anew = meant != shared.application_name;
+            meant.clone_into(&mut shared.application_name);
+            return anew;
+        }
+        backend.reported(name, value);
+        if own {
+            return false;
+        }
+        shared.told = Arc::clone(&backend.parameters);
+        true
+    }
+
+    /// What the client is told of its own name, of which the source has said `value`.
+    pub(super) fn shown_name<'v>(&'v self, value: &'v str) -> &'v str {
+        let value = match &self.shared {
+            Some(shared) if value == UNNAMED => &shared.first_name,
+            _ => value,
+        };
+        value.strip_prefix(self.name_prefix.as_str()).unwrap_or(value).trim_start()
+    }
+
+    /// A statement is sent of which something may be left behind its transaction.
+    pub(super) fn leaves(&mut self, leaves_nothing: bool) {
+        if let Some(shared) = &mut self.shared {
+            shared.dirty |= !leaves_nothing;
+        }
+    }
+
+    /// A Parse is sent in session mode, under the client's own name.
+    pub(super) fn prepares(&mut self) {
+        if let Some(shared) = &mut self.shared {
+            shared.prepared = true;
+        }
+    }
+
+    /// The text that all clients have of this one; where it names a statement of the client's, its own.
+    pub(super) fn text_of(&self, permit: &Permit, types: &[u8], effect: &Effect) -> Option<Arc<Text>> {
+        let shared = self.shared.as_ref().filter(|shared| shared.mode == PoolMode::Transaction)?;
+        Some(match effect {
+            Effect::None => shared.pool.texts.of(permit, types),
+            _ => shared.pool.texts.own(permit, types),
+        })
+    }
+
+    /// The source has no plan for a text any more under the name that it has.
+    pub(super) fn outlived(&self, text: &Text) {
+        if let Some(shared) = &self.shared {
+            shared.pool.texts.renew(text);
+        }
+    }
+
+    pub(super) fn unnamed_is_here(&mut self, here: bool) {
+        if let Some(shared) = &mut self.shared {
+            shared.unnamed_here = here;
+        }
+    }
+
+    /// The name that the source knows a client's statement by, which is prepared in this session if it was not.
+    pub(super) fn named(&mut self, statement: &[u8]) -> Named {
+        if std::str::from_utf8(statement).is_err() {
+            return Named::Refused(no_utf8());
+        }
+        if self.is_dropping(statement) {
+            return Named::Wait;
+        }
+        let prepared = match self.statements.meaning(statement) {
+            Meaning::Known(prepared) => prepared,
+            Meaning::Unsettled => return Named::Wait,
+            Meaning::Missing => return Named::Refused(does_not_exist(statement)),
+        };
+        match self.alias(&prepared.effect) {
+            Ok(_) => {}
+            Err(NotNow::Wait) => return Named::Wait,
+            Err(NotNow::Never(error)) => return Named::Refused(error),
+        }
+        self.leaves(prepared.leaves_nothing);
+        let Some(text) = &prepared.text else {
+            // Of a SQL PREPARE, which keeps the session.
+            return Named::Is(statement.to_owned(), None);
+        };
+        if statement.is_empty() {
+            if self.shared.as_ref().is_some_and(|shared| !shared.unnamed_here) {
+                self.lease.outbound.parse(b"", text.permit(), text.types());
+                self.expect_extended(Expect::QuietUnnamed);
+                self.unnamed_is_here(true);
+            }
+            return Named::Is(Vec::new(), None);
+        }
+        match self.ensure(text) {
+            Some(name) => Named::Is(name, Some(Arc::clone(text))),
+            None => Named::Wait,
+        }
+    }
+
+    /// What is prepared at the source is about to go, or not: what is there is not known before that is answered.
+    fn is_dropping(&self, statement: &[u8]) -> bool {
+        self.expects.iter().any(|expect| match expect {
+            Expect::Query(Change::Dropped(dropped)) | Expect::Execute(Change::Dropped(dropped)) => {
+                match &dropped.0 {
+                    Effect::DeallocateAll => true,
+                    Effect::Deallocate { name } => name.as_bytes() == statement,
+                    _ => false,
+                }
+            }
+            _ => false,
+        })
+    }
+
+    /// The name of a text in this session, where it is prepared now if it was not; nothing: whether it is, is not
+    /// known yet.
+    pub(super) fn ensure(&mut self, text: &Arc<Text>) -> Option<Vec<u8>> {
+        let (number, segment) = (text.number(), self.statements.segment());
+        let name = name(number).into_bytes();
+        match self.lease.backend_mut()?.had.has(number, segment) {
+            Has::Yes => {}
+            Has::Unknown => return None,
+            Has::No => {
+                self.send_text(text, number, &name);
+                self.expect_extended(Expect::Mapped(None, number));
+            }
+        }
+        Some(name)
+    }
+
+    fn send_text(&mut self, text: &Text, number: u64, name: &[u8]) {
+        let segment = self.statements.segment();
+        if let Some(backend) = self.lease.backend_mut() {
+            backend.had.sent(number, segment);
+        }
+        self.lease.outbound.parse(name, text.permit(), text.types());
+    }
+
+    /// Closes what the session has beyond what it keeps. True: something was sent for that. Nothing is under way, so
+    /// that it cannot be passed over.
+    fn close_surplus(&mut self) -> bool {
+        let (Some(shared), Some(backend)) = (&mut self.shared, self.lease.backend_mut()) else {
+            return false;
+        };
+        let surplus = backend.had.surplus(KEPT).into_iter().map(|number| name(number).into_bytes().into());
+        let aliases = std::mem::take(&mut shared.aliases).into_iter().map(|(name, _)| name);
+        let closed: Vec<Box<[u8]>> = surplus.chain(aliases).collect();
+        if closed.is_empty() {
+            return false;
+        }
+        for name in closed {
+            self.lease.outbound.close(Target::Statement(&name));
+            self.expect(Expect::QuietClose(0));
+        }
+        self.lease.outbound.sync();
+        self.expect(Expect::Own(Own::Sync));
+        true
+    }
+
+    /// A client's Parse of a name of its own, where sessions change under it.
+    pub(super) fn parse_mapped(
+        &mut self,
+        client_name: &[u8],
+        prepared: Prepared,
+    ) -> Result<Handled, Box<Prepared>> {
+        let Some(text) = prepared.text.clone() else { return Err(Box::new(prepared)) };
+        if std::str::from_utf8(client_name).is_err() {
+            return Ok(self.refuse_extended(client_name, no_utf8(), true));
+        }
+        match self.alias(&prepared.effect) {
+            Ok(_) => {}
+            Err(NotNow::Wait) => return Ok(Handled::Wait),
+            // PostgreSQL, too, looks for it when it runs.
+            Err(NotNow::Never(_)) => {}
+        }
+        let (number, segment) = (text.number(), self.statements.segment());
+        match self.statements.meaning(client_name) {
+            _ if self.is_dropping(client_name) => return Ok(Handled::Wait),
+            Meaning::Unsettled => return Ok(Handled::Wait),
+            // PostgreSQL looks at the text first and at the name last, so it is asked; it takes neither.
+            Meaning::Known(_) => {
+                if self.alias_of(client_name).is_err() {
+                    return Ok(Handled::Wait);
+                }
+                self.lease.outbound.parse(client_name, &prepared.permit, &prepared.types);
+                self.expect_extended(Expect::Doomed);
+                return Ok(Handled::Done);
+            }
+            Meaning::Missing => {}
+        }
+        let Some(backend) = self.lease.backend_mut() else { return Err(Box::new(prepared)) };
+        let has = backend.had.has(number, segment);
+        if has == Has::Unknown {
+            return Ok(Handled::Wait);
+        }
+        if has == Has::No && backend.had.len() >= MOST_STATEMENTS {
+            if !self.expects.is_empty() {
+                return Ok(Handled::Wait);
+            }
+            if !self.pipeline {
+                self.close_surplus();
+                return Ok(Handled::Wait);
+            }
+            let error = ClientError::error(
+                SqlState::CONFIGURATION_LIMIT_EXCEEDED,
+                "too many statements were prepared without a Sync",
+            );
+            return Ok(self.refuse_extended(client_name, error, false));
+        }
+        let ticket = match self.statements.parse(client_name, prepared) {
+            Ok(Some(ticket)) => ticket,
+            Ok(None) => return Ok(Handled::Done),
+            Err(full) => return Ok(self.full(client_name, full)),
+        };
+        self.statements.told_about(client_name, false);
+        if has == Has::Yes {
+            self.expect_extended(Expect::Here(Box::new(Expect::Parse(ticket))));
+        } else {
+            self.send_text(&text, number, &name(number).into_bytes());
+            self.expect_extended(Expect::Mapped(Some(ticket), number));
+        }
+        Ok(Handled::Done)
+    }
+
+    /// A client's Close of a statement, where sessions change under it; nothing: the source has it by that name.
+    pub(super) fn close_mapped(&mut self, client_name: &[u8]) -> Option<Handled> {
+        if std::str::from_utf8(client_name).is_err() {
+            return Some(self.refuse_extended(client_name, no_utf8(), true));
+        }
+        match self.statements.meaning(client_name) {
+            Meaning::Unsettled => return Some(Handled::Wait),
+            Meaning::Known(prepared) if prepared.text.is_none() => return None,
+            Meaning::Known(_) | Meaning::Missing => {}
+        }
+        let ticket = self.statements.closing(client_name);
+        if client_name.is_empty() {
+            self.statements.forget_unnamed();
+            self.unnamed_is_here(false);
+        } else if ticket.is_some() {
+            self.statements.told_about(client_name, true);
+        }
+        self.expect_extended(Expect::Here(Box::new(Expect::Close(ticket))));
+        Some(Handled::Done)
+    }
+
+    /// Before SQL that speaks of a prepared statement: where that is one of the protocol's, the session has it under
+    /// the client's own name, too. True: something was sent for that. `Err`: not known yet.
+    ///
+    /// A name that the gateway may have given does not go to the source: there it is another client's.
+    pub(super) fn alias(&mut self, effect: &Effect) -> Result<bool, NotNow> {
+        match effect {
+            Effect::Execute { name } | Effect::Deallocate { name } => {
+                if self.is_mapped()
+                    && name.starts_with(PREFIX)
+                    && matches!(self.statements.meaning(name.as_bytes()), Meaning::Missing)
+                {
+                    return Err(NotNow::Never(does_not_exist(name.as_bytes())));
+                }
+                self.alias_of(name.as_bytes())
+            }
+            Effect::Prepare { name } => self.alias_of(name.as_bytes()),
+            Effect::None
+            | Effect::DeallocateAll
+            | Effect::Declare { .. }
+            | Effect::Fetch { .. }
+            | Effect::Close { .. }
+            | Effect::ApplicationName { .. } => Ok(false),
+        }
+    }
+
+    fn alias_of(&mut self, client_name: &[u8]) -> Result<bool, NotNow> {
+        if !self.is_mapped() {
+            return Ok(false);
+        }
+        if self.is_dropping(client_name) {
+            return Err(NotNow::Wait);
+        }
+        let prepared = match self.statements.meaning(client_name) {
+            Meaning::Unsettled => return Err(NotNow::Wait),
+            Meaning::Missing => return Ok(false),
+            Meaning::Known(prepared) => prepared,
+        };
+        let (Some(text), Some(shared)) = (&prepared.text, &mut self.shared) else { return Ok(false) };
+        let number = text.number();
+        let known = shared.aliases.iter().position(|(name, _)| **name == *client_name);
+        if known.and_then(|at| shared.aliases.get(at)).is_some_and(|(_, known)| *known == number) {
+            return Ok(false);
+        }
+        if shared.aliases.len() >= KEPT {
+            return Err(NotNow::Wait);
+        }
+        if let Some(at) = known {
+            shared.aliases.remove(at);
+            self.lease.outbound.close(Target::Statement(client_name));
+            self.expect_extended(Expect::QuietClose(0));
+        }
+        if let Some(shared) = &mut self.shared {
+            shared.aliases.push((client_name.into(), number));
+        }
+        self.lease.outbound.parse(client_name, text.permit(), text.types());
+        self.expect_extended(Expect::QuietAlias(client_name.into()));
+        Ok(true)
+    }
+
+    /// The session does not have this one under the client's name.
+    pub(super) fn no_alias(&mut self, client_name: &[u8]) {
+        if let Some(shared) = &mut self.shared {
+            shared.aliases.retain(|(name, _)| **name != *client_name);
+        }
+    }
+
+    /// DEALLOCATE, DISCARD ALL and their like have succeeded, and the names in question are still known.
+    pub(super) fn deallocated(&mut self, effect: &Effect) {
+        match effect {
+            Effect::DeallocateAll => {
+                if let Some(shared) = &mut self.shared {
+                    shared.aliases.clear();
+                }
+                if let Some(backend) = self.lease.backend_mut() {
+                    backend.had.clear();
+                }
+            }
+            Effect::Deallocate { name } => self.no_alias(name.as_bytes()),
+            _ => {}
+        }
+    }
+
+    pub(super) fn statement_answered(&mut self, number: u64, taken: bool) {
+        if let Some(backend) = self.lease.backend_mut() {
+            backend.had.answered(number, taken);
+        }
+    }
+
+    /// One whole message that answers what the gateway has asked in its own name.
+    pub(super) fn own_answer(&mut self, kind: u8, size: usize) -> Result<(), End> {
+        if kind == b'Z' {
+            return self.own_answered(size);
+        }
+        let row = match kind {
+            b'D' => columns(self.body(size)),
+            b'S' => return self.parameter_changed(size),
+            b'E' => return self.own_failed(size),
+            _ => None,
+        };
+        if let Some(Expect::Own(Own::State(left, keeps))) = self.expects.front_mut()
+            && let Some([what, name, value]) = row
+        {
+            match what.as_str() {
+                "s" if name == "application_name" || name.starts_with("transaction_") => {}
+                "s" => left.push((name, value)),
+                _ => *keeps = true,
+            }
+        }
+        self.hide(size);
+        Ok(())
+    }
+
+    fn own_failed(&mut self, size: usize) -> Result<(), End> {
+        let fatal = matches!(backend::error_field(self.body(size), b'V'), Some(b"FATAL" | b"PANIC"));
+        let (Some(Expect::Own(Own::State(..))), Some(shared), false) =
+            (self.expects.front(), &mut self.shared, fatal)
+        else {
+            if fatal {
+                return self.error(size);
+            }
+            return Err(End::SourceGone("did not take over the client's settings"));
+        };
+        shared.silent = true;
+        self.hide(size);
+        Ok(())
+    }
+
+    fn own_answered(&mut self, size: usize) -> Result<(), End> {
+        let status = self.body(size).first().copied().and_then(Status::from_byte);
+        self.hide(size);
+        let own = self.expects.pop_front();
+        self.since = Instant::now();
+        if status != Some(self.status) {
+            return Err(End::SourceGone("is not where the client's transaction is"));
+        }
+        match own {
+            Some(Expect::Own(Own::Settings)) => self.tell_parameters(),
+            Some(Expect::Own(Own::State(mut left, keeps))) => {
+                let (Some(shared), Some(backend)) = (&mut self.shared, self.lease.backend_mut()) else {
+                    return Ok(());
+                };
+                shared.pinned = keeps || shared.silent;
+                left.sort_unstable();
+                if *shared.settings != left {
+                    shared.settings = Arc::new(left);
+                }
+                backend.settings = Arc::clone(&shared.settings);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Nothing hangs on the session that the client has now: it is between transactions and all was answered.
+    fn may_part(&self) -> bool {
+        self.at_rest()
+            && self.lease.outbound.is_empty()
+            && self.skip == Skip::No
+            && self.copy_in.is_none()
+            && self.cancelling.is_none()
+            && self.lease.inbound.data().len() == self.approved
+    }
+
+    /// Gives the session back when the client's transaction has ended. True: something was sent for that.
+    pub(super) fn poll_part(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.shared.is_none() || !self.lease.is_attached() || !self.may_part() {
+            return false;
+        }
+        if self.take_over_settings() {
+            // A RESET has taken away what the client is called.
+            return true;
+        }
+        let Some(shared) = &mut self.shared else { return false };
+        if shared.mode == PoolMode::Session {
+            return false;
+        }
+        if shared.dirty && !shared.silent {
+            shared.dirty = false;
+            self.lease.outbound.query(&Permit::state());
+            self.expect(Expect::Own(Own::State(Vec::new(), false)));
+            return true;
+        }
+        if shared.pinned || shared.silent {
+            return false;
+        }
+        if self.close_surplus() {
+            return true;
+        }
+        let Some(shared) = &self.shared else { return false };
+        let Poll::Ready(sure) = shared.poll_detach(cx) else { return false };
+        let pool = Arc::clone(&shared.pool);
+        if let Some(backend) = self.lease.detach().filter(|_| sure) {
+            pool.give_back(backend);
+        }
+        false
+    }
+}
+
+pub(super) fn does_not_exist(statement: &[u8]) -> ClientError {
+    let message = match statement {
+        b"" => "unnamed prepared statement does not exist".to_owned(),
+        name => format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name)),
+    };
+    ClientError::error(SqlState::INVALID_SQL_STATEMENT_NAME, message)
+}
+
+/// PostgreSQL says this of a name that it reads.
+fn no_utf8() -> ClientError {
+    ClientError::error(SqlState::CHARACTER_NOT_IN_REPERTOIRE, "invalid byte sequence for encoding \"UTF8\"")
+}
+
+/// The three columns of a row that [`Permit::state`] draws.
+fn columns(body: &[u8]) -> Option<[String; 3]> {
+    let (count, mut rest) = body.split_first_chunk::<2>()?;
+    let mut next = || {
+        let (length, behind) = rest.split_first_chunk::<4>()?;
+        let length = usize::try_from(i32::from_be_bytes(*length)).ok()?;
+        let (value, behind) = behind.split_at_checked(length)?;
+        rest = behind;
+        Some(String::from_utf8_lossy(value).into_owned())
+    };
+    (u16::from_be_bytes(*count) == 3).then_some(())?;
+    Some([next()?, next()?, next()?])
+}
