@@ -218,13 +218,19 @@ pub fn behind(gateway: &Gateway) -> Endpoint<'static> {
     Endpoint { host: "127.0.0.1", port: gateway.port(), user: USER, password: PASSWORD }
 }
 
+/// In both modes; in transactions with fewer sessions than some clients have connections.
+pub const POOLS: [&str; 2] = [
+    "pool = { mode = \"session\", size = 50, min_idle = 1 }",
+    "pool = { mode = \"transaction\", size = 4, min_idle = 1 }",
+];
+
 /// A gateway that asks for SCRAM and reaches the source as its superuser.
-pub fn gateway(source: &Postgres, listen: &str) -> Gateway {
-    Gateway::start(setup(source, listen, ""))
+pub fn gateway(source: &Postgres, listen: &str, pool: &str) -> Gateway {
+    Gateway::start(setup(source, listen, "", pool))
 }
 
 /// Its configuration; `more` stands before the sources.
-pub fn setup(source: &Postgres, listen: &str, more: &str) -> Setup {
+pub fn setup(source: &Postgres, listen: &str, more: &str, pool: &str) -> Setup {
     let toml = format!(
         r#"
 [gateway]
@@ -247,6 +253,7 @@ password_file = "{{dir}}/source-password"
 tls = "disable"
 access = [{{ users = ["{USER}"], cidr = ["127.0.0.0/8"] }}]
 engine = {{ users = ["{USER}"], comment = "fedgate query=$QUERY_ID user=$USER" }}
+{pool}
 "#,
         source.address()
     );
@@ -262,7 +269,8 @@ pub struct Outcome {
     pub gateway_log: String,
 }
 
-/// Runs the program both ways and checks everything that holds for every client.
+/// Runs the program directly and behind the gateway, in both modes of its pools, and checks everything that holds for
+/// every client. What the last run left.
 pub fn check(program: &Program, listen: &str) -> Outcome {
     let source = source();
     let admin = format!(
@@ -291,16 +299,30 @@ pub fn check(program: &Program, listen: &str) -> Outcome {
         &format!("BEGIN READ WRITE; ALTER ROLE {SUPERUSER} RESET default_transaction_read_only; COMMIT"),
     );
 
+    let [first, second] = POOLS.map(|pool| through(program, listen, &source, pool, &direct, &more(kind)));
+    let (through, arrived, gateway_log) = second;
+    drop(first);
+    Outcome { direct, through, arrived, gateway_log }
+}
+
+fn through(
+    program: &Program,
+    listen: &str,
+    source: &Postgres,
+    pool: &str,
+    direct: &Transcript,
+    more: &[(&str, String)],
+) -> (Transcript, Vec<Logged>, String) {
     let before = source.fingerprint();
     let mark = source.log_mark();
-    let gateway = gateway(&source, listen);
-    let through = run(program, "gateway", behind(&gateway), &more(kind));
+    let gateway = gateway(source, listen, pool);
+    let through = run(program, "gateway", behind(&gateway), more);
     let gateway_log = gateway.stop();
     let log = source.statement_log_since(mark);
     let arrived = source.statements_since(mark);
     let changed = source.fingerprint().difference(&before);
 
-    let mut faults = compare(&direct, &through);
+    let mut faults = compare(direct, &through);
     faults.extend(changed.into_iter().map(|part| format!("the source changed: {part}")));
     faults.extend(foreign(&arrived));
     for line in log.lines().filter(|line| line.contains(MARK)) {
@@ -311,13 +333,13 @@ pub fn check(program: &Program, listen: &str) -> Outcome {
     }
     if !faults.is_empty() {
         panic!(
-            "{program:?}: {} faults\n{}\n--- end of the gateway's log ---\n{}",
+            "{program:?}, {pool}: {} faults\n{}\n--- end of the gateway's log ---\n{}",
             faults.len(),
             faults.join("\n"),
             tail(&gateway_log, 3000)
         );
     }
-    Outcome { direct, through, arrived, gateway_log }
+    (through, arrived, gateway_log)
 }
 
 /// Where the two transcripts differ, and refusals that are not as they must be.
