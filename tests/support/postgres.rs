@@ -14,6 +14,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::fingerprint::Fingerprint;
 use super::log::{Logged, logged_statements};
 
@@ -115,15 +117,19 @@ impl Postgres {
         let folder = make_folder(&account)?;
         let mut postgres = Self { folder, bin, port: 0, server: None };
         postgres.initialise(&options, &account)?;
+        postgres.launch_somewhere(&account)?;
+        Ok(postgres)
+    }
+
+    fn launch_somewhere(&mut self, account: &Account) -> Result<(), String> {
         // Between asking the kernel for a port and using it, somebody else may take it.
         for attempt in 0.. {
-            match postgres.launch(&account) {
-                Ok(()) => break,
-                Err(error) if attempt == 9 || !error.contains("could not bind") => return Err(error),
-                Err(_) => {}
+            match self.launch(account) {
+                Err(error) if attempt < 9 && error.contains("could not bind") => {}
+                outcome => return outcome,
             }
         }
-        Ok(postgres)
+        Ok(())
     }
 
     /// A server with the database `climscore`, filled, and the role `akko_readonly` with [`READER_PASSWORD`].
@@ -375,6 +381,77 @@ impl Postgres {
         self.end();
     }
 
+    /// The process ids of the server: the postmaster's first, then those of its children.
+    fn processes(&self) -> Vec<Pid> {
+        let text = fs::read_to_string(self.folder.join("pid")).expect("the server runs");
+        let postmaster: i32 = text.trim().parse().expect("a process id");
+        let children = fs::read_dir("/proc").expect("/proc is there").flatten().filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // The name, which may hold anything, stands in brackets; state and parent come next.
+            let parent: i32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            (parent == postmaster).then_some(pid)
+        });
+        [postmaster].into_iter().chain(children).filter_map(Pid::from_raw).collect()
+    }
+
+    /// Sends all processes of the server a signal. The postmaster stands still meanwhile, so that none is new.
+    fn signal_all(&self, signal: Signal) {
+        let postmaster = self.processes()[0];
+        let _ = kill_process(postmaster, Signal::STOP);
+        for pid in self.processes().into_iter().rev() {
+            // One may have ended by itself.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// All processes stop where they are; what the kernel does for them goes on.
+    pub fn freeze(&self) {
+        self.signal_all(Signal::STOP);
+    }
+
+    /// The end of [`Postgres::freeze`].
+    pub fn thaw(&self) {
+        self.signal_all(Signal::CONT);
+    }
+
+    /// As when the machine loses power: every process is killed with SIGKILL. Returns when they are gone.
+    pub fn kill(&mut self) {
+        let pids = self.processes();
+        self.signal_all(Signal::KILL);
+        let there = |pid: &Pid| {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+            stat.is_ok_and(|stat| !stat.contains(") Z "))
+        };
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while !self.folder.join("exited").exists() || pids.iter().any(there) {
+            assert!(Instant::now() < deadline, "the server does not die");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(mut server) = self.server.take() {
+            server.lifeline.take();
+            let _ = server.shell.wait();
+        }
+    }
+
+    /// After [`Postgres::kill`]: the same data, most likely on another port.
+    pub fn start_again(&mut self) {
+        for left in ["exited", "pid", "data/postmaster.pid"] {
+            let _ = fs::remove_file(self.folder.join(left));
+        }
+        let started = Account::find().and_then(|account| self.launch_somewhere(&account));
+        if let Err(error) = started {
+            panic!("{error}");
+        }
+    }
+
+    /// Kills one process that serves a client with SIGKILL: the server then resets all others. False: there is none.
+    pub fn kill_one_of(&self, role: &str) -> bool {
+        let sql = format!("SELECT pid FROM pg_stat_activity WHERE usename = '{role}' LIMIT 1");
+        let pid = self.value("postgres", &sql).and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+        pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+    }
+
     fn end(&mut self) {
         let Some(mut server) = self.server.take() else {
             let _ = fs::remove_dir_all(&self.folder);
@@ -414,6 +491,8 @@ read -r line
 if [ ! -e "$folder/exited" ]; then
     until [ -s "$folder/pid" ]; do sleep 0.1; done
     kill -QUIT "$(cat "$folder/pid")"
+    # A test may have stopped it.
+    kill -CONT "$(cat "$folder/pid")"
     wait "$group"
     rm -rf "$folder"
 fi
