@@ -30,7 +30,7 @@ use crate::audit::journal::Journal;
 use crate::config::{AuditSection, Auth, Config, Http, HttpAuth, ServerTls, UsersFile};
 use crate::guard::VerdictCache;
 use crate::http::{Door, Issuer, Keys, SyncView};
-use crate::metrics::{Metrics, Outcome, StartupFailure};
+use crate::metrics::{Metrics, Outcome};
 use crate::session::{self, Cancels, Drain, Keepsakes, Shared, Throttle, Tls};
 use crate::status::{Phase, Status};
 use crate::sync::reader::Outlet;
@@ -43,8 +43,8 @@ const VERDICT_BYTES: usize = 64 << 20;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// After the last word, how long sessions may take to say goodbye.
 const LAST_WORD: Duration = Duration::from_secs(5);
-/// Clients over the limit that are told so at the same time; more are closed without a word.
-const TURNED_AWAY_AT_ONCE: usize = 64;
+/// Clients over the limit that are told so with time to ask for TLS; more are told in passing.
+const TURNED_AWAY_AT_ONCE: usize = 256;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -566,8 +566,7 @@ impl Acceptor {
                     contained(turned, address, &kept.metrics).await;
                 });
             } else {
-                let reason = if draining { StartupFailure::Shutdown } else { StartupFailure::TooManyClients };
-                kept.metrics.startup_failed(reason);
+                session::wave_away(stream.into_std()?, &kept.metrics, draining);
             }
             return Ok(());
         };
