@@ -51,7 +51,8 @@ struct Case {
 
 const QUICK: Plan = Plan { source: "connect_timeout = \"1s\"\nstatement_timeout = \"2s\"", ..Plan::PLAIN };
 /// A statement's time is not over on a busy machine.
-const PATIENT: Plan = Plan { source: "connect_timeout = \"10s\"\nstatement_timeout = \"50s\"", ..Plan::PLAIN };
+const PATIENT: Plan =
+    Plan { source: "connect_timeout = \"10s\"\nstatement_timeout = \"50s\"", ..Plan::PLAIN };
 const HABITS: Habits = Habits { clients: 9, churn: 12 };
 
 /// While a source is gone: no session; the session's end; its end in the middle of a message.
@@ -132,7 +133,10 @@ const CASES: &[Case] = &[
         may: &["57P01", "08006", "closed"],
         must: &["57P01"],
         fault: |house, load| {
-            let sql = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{}'", house.role);
+            let sql = format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{}'",
+                house.role
+            );
             for _ in 0..3 {
                 let before = load.error_count();
                 load.wait_for_each(1);
@@ -249,7 +253,9 @@ const CASES: &[Case] = &[
         may: &[],
         must: &[],
         fault: |house, load| {
-            for dead in [Weather::DEAD, Weather::down(Flow::Stall), Weather { up: Flow::Stall, ..Weather::FAIR }] {
+            for dead in
+                [Weather::DEAD, Weather::down(Flow::Stall), Weather { up: Flow::Stall, ..Weather::FAIR }]
+            {
                 load.wait_for_each(1);
                 house.proxy.weather(dead);
                 house.proxy.wait_until("all stand still", |proxy| proxy.held() >= 5);

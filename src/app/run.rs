@@ -23,6 +23,7 @@ use super::audit::Audit;
 use super::deployments::{self, Deployments, Wanted};
 use super::document::DocumentReader;
 use super::enforcement::{Enforcement, Recipe};
+use super::log_writer::LogWriter;
 use super::policy_loop::{LoopError, PolicyLoop, Sections};
 use super::sources::Sources;
 use super::workers::{Spawner, Workers};
@@ -76,11 +77,11 @@ pub enum RunError {
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(path: &Path, config: Config) -> Result<(), RunError> {
+pub fn run(path: &Path, config: Config, log: &LogWriter) -> Result<(), RunError> {
     take_all_files();
     let workers = Workers::start(config.gateway.scheduler, config.gateway.worker_threads)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(Gateway::run(path, config, &workers));
+    let outcome = runtime.block_on(Gateway::run(path, config, &workers, log));
     workers.stop();
     // A catalogue that is being judged holds nobody up.
     runtime.shutdown_background();
@@ -141,11 +142,12 @@ struct Gateway {
 }
 
 impl Gateway {
-    async fn run(path: &Path, config: Config, workers: &Workers) -> Result<(), RunError> {
+    async fn run(path: &Path, config: Config, workers: &Workers, log: &LogWriter) -> Result<(), RunError> {
         let mut end = End::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut run_now = signal(SignalKind::user_defined1())?;
         let metrics = Arc::new(Metrics::new()?);
+        log.count_lost(metrics.log_lines_lost.clone());
         let status = Status::new();
         let (drain, draining) = watch::channel(Drain::Not);
         let wanted = Wanted::of(&config);

@@ -62,7 +62,9 @@ pub struct House {
 
 pub fn server() -> Postgres {
     // Killed at once when it hears nothing of its clients is not what is tested here.
-    Postgres::start(Options::default().setting("log_statement", "none").setting("log_min_duration_statement", "-1"))
+    Postgres::start(
+        Options::default().setting("log_statement", "none").setting("log_min_duration_statement", "-1"),
+    )
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -182,13 +184,15 @@ impl House {
     /// The value of one metric; labels as they stand in the text.
     pub fn metric(&self, name: &str) -> f64 {
         let (_, text) = http_get(self.gateway.http(), "/metrics").expect("metrics");
-        let line = text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
+        let line =
+            text.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
     }
 
     fn gauges(&self) -> Gauges {
         let (_, text) = http_get(self.gateway.http(), "/metrics").expect("metrics");
-        let gauges = ["fedgate_upstream_connections{", "fedgate_client_connections ", "fedgate_panics_total "];
+        let gauges =
+            ["fedgate_upstream_connections{", "fedgate_client_connections ", "fedgate_panics_total "];
         let metrics = text
             .lines()
             .filter(|line| gauges.iter().any(|gauge| line.starts_with(gauge)))
@@ -219,7 +223,8 @@ impl House {
         loop {
             let now = self.gauges();
             let kept = now.files <= self.before.files
-                && (now.sessions.as_str(), &now.metrics) == (self.before.sessions.as_str(), &self.before.metrics);
+                && (now.sessions.as_str(), &now.metrics)
+                    == (self.before.sessions.as_str(), &self.before.metrics);
             if kept {
                 return;
             }

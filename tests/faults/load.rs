@@ -256,10 +256,8 @@ impl Question {
             text.extend_from_slice(&piece?);
         }
         let text = String::from_utf8_lossy(&text);
-        let rows: Vec<Vec<Option<String>>> = text
-            .lines()
-            .map(|line| line.split('\t').map(|value| Some(value.to_owned())).collect())
-            .collect();
+        let rows: Vec<Vec<Option<String>>> =
+            text.lines().map(|line| line.split('\t').map(|value| Some(value.to_owned())).collect()).collect();
         self.check_texts(1, &rows)?;
         self.check_count(rows.len())
     }
@@ -328,9 +326,7 @@ impl Load {
         let log = Arc::new(Log { good, ..Log::default() });
         let (stop, stopped) = watch::channel(false);
         let tasks = (0..habits.clients)
-            .map(|number| {
-                runtime.spawn(run(number, door.clone(), habits, Arc::clone(&log), stopped.clone()))
-            })
+            .map(|number| runtime.spawn(run(number, door.clone(), habits, Arc::clone(&log), stopped.clone())))
             .collect();
         Self { log, stop, tasks, runtime: Some(runtime) }
     }

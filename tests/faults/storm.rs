@@ -110,7 +110,8 @@ fn many_clients_connect_at_once() {
         let house = House::build(Some(&shared), mode, PLAN, |setup| setup);
         let load = house.load(LOAD);
         load.wait_for_each(3);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let arrived = runtime.block_on(storm(&house, clients));
         let slowest = arrived.iter().map(|one| one.took).max();
         let mut ends: BTreeMap<&str, u64> = BTreeMap::new();

@@ -28,7 +28,8 @@ enum Going {
 const GOINGS: [Going; 3] = [Going::Reset, Going::Close, Going::Half];
 
 /// Runs for hours unless somebody stops it.
-const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000) AS a, generate_series(1, 1000000) AS b";
+const ENDLESS: &str =
+    "SELECT count(*) FROM generate_series(1, 1000000) AS a, generate_series(1, 1000000) AS b";
 /// More than all buffers on the way hold.
 const LONG: &str = "SELECT repeat('x', 1000) FROM generate_series(1, 50000)";
 

@@ -26,7 +26,10 @@ pub enum Flow {
     /// So many bytes of each connection, then nothing.
     After(u64),
     /// Pieces of so many bytes, with a pause before each.
-    Slow { bytes: usize, pause: Duration },
+    Slow {
+        bytes: usize,
+        pause: Duration,
+    },
 }
 
 /// What becomes of new connections.

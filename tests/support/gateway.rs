@@ -172,8 +172,17 @@ impl Gateway {
         }
         let wants_http = toml.lines().any(|line| line.trim() == "[http]");
         let wants = listeners(&toml);
-        let mut gateway =
-            Self { child, watch, output, readers, ended, folder, addresses: Vec::new(), http: None, status: None };
+        let mut gateway = Self {
+            child,
+            watch,
+            output,
+            readers,
+            ended,
+            folder,
+            addresses: Vec::new(),
+            http: None,
+            status: None,
+        };
         let ready = gateway.wait_for(START_TIMEOUT, |lines| {
             let (addresses, http) = listening(lines);
             addresses.len() >= wants && (http.is_some() || !wants_http)
