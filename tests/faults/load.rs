@@ -134,10 +134,18 @@ struct Question {
     rows: u32,
 }
 
-/// With parameters: client, turn, rows.
-const BY_PARAMETERS: &str = "SELECT $1::int AS client, $2::int AS turn, g, \
-    encode(sha256(convert_to($1::int::text || '/' || $2::int::text || '/' || g::text, 'UTF8')), 'hex') AS seal \
-    FROM generate_series(1, $3::int) AS g ORDER BY g";
+/// With parameters: client, turn, rows. Each client's text is another one, whatever its driver calls it.
+fn by_parameters(client: u32) -> String {
+    format!(
+        "SELECT $1::int AS client, $2::int AS turn, g, \
+         encode(sha256(convert_to('{client}/' || $2::int::text || '/' || g::text, 'UTF8')), 'hex') AS seal \
+         FROM generate_series(1, $3::int) AS g ORDER BY g"
+    )
+}
+
+/// Runs for hours unless somebody stops it.
+const ENDLESS: &str =
+    "SELECT count(*) FROM generate_series(1, 1000000) AS a, generate_series(1, 1000000) AS b";
 
 impl Question {
     fn text(self) -> String {
@@ -201,7 +209,7 @@ impl Question {
         let (asker, turn, rows) = (self.client as i32, self.turn as i32, self.rows as i32);
         let rows = match statement {
             Some(statement) => client.query(statement, &[&asker, &turn, &rows]).await?,
-            None => client.query(BY_PARAMETERS, &[&asker, &turn, &rows]).await?,
+            None => client.query(&by_parameters(self.client), &[&asker, &turn, &rows]).await?,
         };
         self.check_rows(1, &rows)?;
         self.check_count(rows.len())
@@ -211,7 +219,7 @@ impl Question {
     async fn portal(self, client: &mut Client) -> Result<(), Trouble> {
         let (asker, turn, wanted) = (self.client as i32, self.turn as i32, self.rows as i32);
         let transaction = client.build_transaction().read_only(true).start().await?;
-        let portal = transaction.bind(BY_PARAMETERS, &[&asker, &turn, &wanted]).await?;
+        let portal = transaction.bind(&by_parameters(self.client), &[&asker, &turn, &wanted]).await?;
         let mut seen = 0;
         loop {
             let rows = transaction.query_portal(&portal, 11).await?;
@@ -246,6 +254,42 @@ impl Question {
             return wrong(format!("one transaction, and two times: {began:?}, {now:?}"));
         }
         Ok(())
+    }
+
+    /// By SQL, under a name that all clients use for texts of their own.
+    async fn prepared_by_sql(self, client: &Client, fresh: bool) -> Result<(), Trouble> {
+        if fresh {
+            client
+                .batch_execute(&format!("PREPARE mine (int, int, int) AS {}", by_parameters(self.client)))
+                .await?;
+        }
+        let execute = format!("EXECUTE mine ({}, {}, {})", self.client, self.turn, self.rows);
+        self.simple(client, &execute, 1, self.rows).await
+    }
+
+    /// Its own statement ends, and nobody else's.
+    async fn cancelled(self, client: &Client, gateway: SocketAddr) -> Result<(), Trouble> {
+        let token = client.cancel_token();
+        let query = format!("{ENDLESS} /* {self:?} */");
+        let mut running = std::pin::pin!(client.simple_query(&query));
+        loop {
+            tokio::select! {
+                ended = &mut running => return match ended {
+                    Err(error) if state(&error).as_deref() == Some("57014") => Ok(()),
+                    Err(error) => Err(error.into()),
+                    Ok(_) => wrong("an endless statement has come to an end"),
+                },
+                // A cancel that comes before the statement has begun is lost.
+                () = tokio::time::sleep(Duration::from_millis(40)) => {
+                    // Where nobody hears it, the statement has its own end.
+                    let Ok(mut stream) = TcpStream::connect(gateway).await else { continue };
+                    if token.cancel_query_raw(&mut stream, NoTls).await.is_ok() {
+                        // The gateway closes when the source has it: none is on its way to the next question.
+                        let _ = stream.read(&mut [0; 8]).await;
+                    }
+                }
+            }
+        }
     }
 
     async fn copy(self, client: &Client) -> Result<(), Trouble> {
@@ -418,7 +462,7 @@ async fn run(number: u32, door: Door, habits: Habits, log: Arc<Log>, mut stop: w
                 if let Some(certificate) = &session.certificate {
                     log.certificates.lock().unwrap().insert(number, certificate.clone());
                 }
-                live(session, number, &mut turn, habits, &log, &stop).await
+                live(session, &door, number, &mut turn, habits, &log, &stop).await
             }
             Err(Trouble::Failed(error)) => Some(state(&error).unwrap_or_else(|| "closed".to_owned())),
             Err(Trouble::Unconnected(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
@@ -449,6 +493,7 @@ async fn run(number: u32, door: Door, habits: Habits, log: Arc<Log>, mut stop: w
 /// One session up to an error, which is given; `None`: it was time to go.
 async fn live(
     mut session: Session,
+    door: &Door,
     number: u32,
     turn: &mut u32,
     habits: Habits,
@@ -459,7 +504,7 @@ async fn live(
     let mut left = if habits.churn > 0 && number % 2 == 1 { habits.churn } else { u32::MAX };
     // Each client has a zone of its own, and nobody else's.
     let zone = format!("Etc/GMT+{}", number % 12);
-    let mut zoned = false;
+    let (mut zoned, mut prepared) = (false, false);
     loop {
         if *stop.borrow() || left == 0 {
             session.end().await;
@@ -470,14 +515,15 @@ async fn live(
         let rows = if (*turn + number).is_multiple_of(11) { MANY } else { FEW + *turn % 7 };
         let question = Question { client: number, turn: *turn, rows };
         let client = &mut session.client;
-        let kind = (*turn + number) % 9;
+        let kind = (*turn + number) % 11;
         let ask = async {
             if !zoned {
                 client.batch_execute(&format!("SET TimeZone TO '{zone}'")).await?;
                 zoned = true;
             }
+            let fresh = kind == 9 && !std::mem::replace(&mut prepared, true);
             if statement.is_none() && matches!(kind, 2 | 7) {
-                statement = Some(client.prepare(BY_PARAMETERS).await?);
+                statement = Some(client.prepare(&by_parameters(number)).await?);
             }
             match (kind, &statement) {
                 (0, _) => question.simple(client, &question.text(), 1, rows).await,
@@ -488,6 +534,8 @@ async fn live(
                 (5, _) => question.transaction(client).await,
                 (6, _) => question.copy(client).await,
                 (7, Some(statement)) => question.pipeline(client, statement).await,
+                (9, _) => question.prepared_by_sql(client, fresh).await,
+                (10, _) => question.cancelled(client, door.address).await,
                 _ => {
                     let shown = texts(&client.simple_query("SHOW TimeZone").await?);
                     if shown != [[Some(zone.clone())]] {

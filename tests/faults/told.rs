@@ -11,7 +11,8 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::house::{self, House, MODES, Plan};
 use crate::load::Habits;
-use crate::support::{Authority, Flow, Pair, Postgres, Weather, certificates};
+use crate::raw::client_tls;
+use crate::support::{Authority, Flow, Pair, Postgres, Weather};
 
 const HABITS: Habits = Habits { clients: 9, churn: 10 };
 
@@ -146,7 +147,7 @@ fn the_certificate_is_renewed_under_load() {
             sections: "[gateway.tls]\ncertificate = \"{dir}/server.crt\"\nprivate_key = \"{dir}/server.key\"\nrequired = true",
             ..Plan::PLAIN
         };
-        let trusted = certificates::client_tls(authority.certificate(), &["postgresql"], None);
+        let trusted = client_tls(authority.certificate(), &["postgresql"], None);
         let house = House::build_with(Some(shared), mode, plan, Some(trusted), |setup| {
             setup.file("server.crt", old.certificate.clone()).file("server.key", old.private_key.clone())
         });

@@ -57,8 +57,12 @@ fn until(raw: &mut Raw, kind: u8) {
 /// How far a client comes before it goes.
 const STAGES: &[(&str, fn(&mut Raw))] = &[
     ("before its first byte", |_| {}),
-    ("in the first length", |raw| drop(raw.send(&parameters()[..3]))),
-    ("in its startup packet", |raw| drop(raw.send(&parameters()[..20]))),
+    ("in the first length", |raw| {
+        raw.send(&parameters()[..3]);
+    }),
+    ("in its startup packet", |raw| {
+        raw.send(&parameters()[..20]);
+    }),
     ("behind a request for TLS", |raw| {
         raw.send(&ssl_request());
         assert_eq!(raw.byte(), Some(b'S'));

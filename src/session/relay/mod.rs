@@ -278,6 +278,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 let flush = std::future::poll_fn(|cx| self.lease.poll_flush(cx));
                 let _ = tokio::time::timeout(bounded, flush).await;
             }
+        } else if busy && matches!(end, End::SourceGone(_)) && !self.farewell {
+            // The network may have lost it, and a server at work does not notice before it has something to say.
+            let _ = tokio::time::timeout(CANCEL_GRACE, self.source.cancel(&self.lease.cancel)).await;
         }
         if matches!(end, End::Fatal(_)) {
             let _ = tokio::time::timeout(bounded, self.hear_out()).await;
