@@ -33,6 +33,8 @@ use support::{Cut, Dial, Flow, Postgres, Weather};
 const RECOVERY: Duration = Duration::from_secs(20);
 /// Cases that run at the same time: most of them wait most of the time.
 const AT_ONCE: usize = 5;
+/// Cases that one house sees.
+const LANE: usize = 4;
 
 /// One fault.
 struct Case {
@@ -59,6 +61,69 @@ const HABITS: Habits = Habits { clients: 9, churn: 12 };
 const GONE: &[&str] = &["57P03", "08006", "closed"];
 
 const CASES: &[Case] = &[
+    // Those that wait for time-outs come first, so that others run meanwhile.
+    Case {
+        name: "the source stands still for longer than a statement may take",
+        own: true,
+        plan: QUICK,
+        habits: HABITS,
+        may: &["57P03", "57014", "08006", "closed"],
+        must: &["57014"],
+        fault: |house, load| {
+            house.source().freeze();
+            load.wait_until("statements and sessions time out", |load| {
+                let errors = load.errors();
+                errors.contains_key("57014") && errors.contains_key("57P03")
+            });
+            house.source().thaw();
+        },
+    },
+    Case {
+        name: "new connections are reset",
+        own: false,
+        plan: QUICK,
+        habits: HABITS,
+        may: &["57P03", "57014", "08006", "closed"],
+        must: &["57P03"],
+        fault: |house, load| {
+            house.proxy.weather(Weather { dial: Dial::Reset, ..Weather::FAIR });
+            house.proxy.cut(Cut::Reset);
+            load.wait_until("somebody is told", |load| load.errors().contains_key("57P03"));
+            house.proxy.weather(Weather::FAIR);
+        },
+    },
+    Case {
+        name: "nothing passes for longer than a statement may take",
+        own: false,
+        plan: QUICK,
+        habits: HABITS,
+        may: &["57P03", "57014", "08006", "closed"],
+        must: &["57014"],
+        fault: |house, load| {
+            house.proxy.weather(Weather::DEAD);
+            load.wait_until("statements and sessions time out", |load| {
+                let errors = load.errors();
+                errors.contains_key("57014") && errors.contains_key("57P03")
+            });
+            // As a network comes back: what was under way does not.
+            house.proxy.cut(Cut::Reset);
+            house.proxy.weather(Weather::FAIR);
+        },
+    },
+    Case {
+        name: "answers stop in the middle of a message until the statement's time is over",
+        own: false,
+        plan: QUICK,
+        habits: HABITS,
+        may: &["57P03", "57014", "08006", "closed"],
+        must: &["57014", "closed"],
+        fault: |house, load| {
+            house.proxy.weather(Weather::down(Flow::After(1001)));
+            felt(load, 6);
+            house.proxy.cut(Cut::Reset);
+            house.proxy.weather(Weather::FAIR);
+        },
+    },
     Case {
         name: "the source is killed and started again",
         own: true,
@@ -105,22 +170,6 @@ const CASES: &[Case] = &[
                     last = (now, Instant::now());
                 }
                 last.1.elapsed() > Duration::from_millis(300)
-            });
-            house.source().thaw();
-        },
-    },
-    Case {
-        name: "the source stands still for longer than a statement may take",
-        own: true,
-        plan: QUICK,
-        habits: HABITS,
-        may: &["57P03", "57014", "08006", "closed"],
-        must: &["57014"],
-        fault: |house, load| {
-            house.source().freeze();
-            load.wait_until("statements and sessions time out", |load| {
-                let errors = load.errors();
-                errors.contains_key("57014") && errors.contains_key("57P03")
             });
             house.source().thaw();
         },
@@ -214,38 +263,6 @@ const CASES: &[Case] = &[
         },
     },
     Case {
-        name: "new connections are reset",
-        own: false,
-        plan: PATIENT,
-        habits: HABITS,
-        may: GONE,
-        must: &["57P03"],
-        fault: |house, load| {
-            house.proxy.weather(Weather { dial: Dial::Reset, ..Weather::FAIR });
-            house.proxy.cut(Cut::Reset);
-            load.wait_until("somebody is told", |load| load.errors().contains_key("57P03"));
-            house.proxy.weather(Weather::FAIR);
-        },
-    },
-    Case {
-        name: "nothing passes for longer than a statement may take",
-        own: false,
-        plan: QUICK,
-        habits: HABITS,
-        may: &["57P03", "57014", "08006", "closed"],
-        must: &["57014"],
-        fault: |house, load| {
-            house.proxy.weather(Weather::DEAD);
-            load.wait_until("statements and sessions time out", |load| {
-                let errors = load.errors();
-                errors.contains_key("57014") && errors.contains_key("57P03")
-            });
-            // As a network comes back: what was under way does not.
-            house.proxy.cut(Cut::Reset);
-            house.proxy.weather(Weather::FAIR);
-        },
-    },
-    Case {
         name: "nothing passes for a moment",
         own: false,
         plan: PATIENT,
@@ -297,20 +314,6 @@ const CASES: &[Case] = &[
         },
     },
     Case {
-        name: "answers stop in the middle of a message until the statement's time is over",
-        own: false,
-        plan: QUICK,
-        habits: HABITS,
-        may: &["57P03", "57014", "08006", "closed"],
-        must: &["57014", "closed"],
-        fault: |house, load| {
-            house.proxy.weather(Weather::down(Flow::After(1001)));
-            felt(load, 6);
-            house.proxy.cut(Cut::Reset);
-            house.proxy.weather(Weather::FAIR);
-        },
-    },
-    Case {
         name: "the network is slow and hands out crumbs",
         own: false,
         plan: PATIENT,
@@ -346,9 +349,9 @@ fn wanted(name: &str) -> bool {
     std::env::var("FAULT_CASE").map_or(true, |only| name.contains(&only))
 }
 
-fn run(case: &Case, mode: &'static str, shared: Option<&Arc<Postgres>>) {
+/// Drives one case in a house, and gives the house back as it was.
+fn run(case: &Case, mut house: House) -> House {
     let began = Instant::now();
-    let mut house = House::build(shared.filter(|_| !case.own), mode, case.plan, |setup| setup);
     let mut habits = case.habits;
     if !lengthened().is_zero() {
         habits.clients *= 3;
@@ -377,12 +380,38 @@ fn run(case: &Case, mode: &'static str, shared: Option<&Arc<Postgres>>) {
     let met = case.must.is_empty() || case.must.iter().any(|state| errors.contains_key(*state));
     assert!(met, "nobody felt it: {errors:?}");
     house.settles();
-    house.end();
     eprintln!(
-        "{} ({mode}): {rounds} times, {good} good answers, errors {errors:?}, reads again after {slowest:?}, {:?} in all",
+        "{} ({}): {rounds} times, {good} good answers, errors {errors:?}, reads again after {slowest:?}, {:?} in all",
         case.name,
+        house.mode,
         began.elapsed()
     );
+    house
+}
+
+/// One case after the other in one house: what one leaves behind, the next one meets.
+fn run_lane(lane: &[&Case], mode: &'static str, shared: Option<&Arc<Postgres>>) {
+    let mut house = None;
+    let mut failed = Vec::new();
+    for case in lane {
+        let built = house.take();
+        let run = || {
+            run(
+                case,
+                built.unwrap_or_else(|| {
+                    House::build(shared.filter(|_| !case.own), mode, case.plan, |setup| setup)
+                }),
+            )
+        };
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+            Ok(same) => house = Some(same),
+            Err(_) => failed.push(case.name),
+        }
+    }
+    if let Some(house) = house {
+        house.end();
+    }
+    assert!(failed.is_empty(), "failed ({mode}): {failed:#?}");
 }
 
 /// A new client's read succeeds again within [`RECOVERY`].
@@ -428,14 +457,27 @@ pub fn all<'a>(jobs: impl IntoIterator<Item = (String, Box<dyn FnOnce() + Send +
     assert!(failed.is_empty(), "{} failed: {failed:#?}", failed.len());
 }
 
+/// Cases of one plan share houses, at most [`LANE`] of them one.
 fn run_all(own: bool) {
+    let cases: Vec<&Case> = CASES.iter().filter(|case| case.own == own && wanted(case.name)).collect();
+    if cases.is_empty() {
+        return;
+    }
     let shared = (!own).then(|| Arc::new(house::server()));
     let shared = shared.as_ref();
-    let cases = CASES.iter().filter(|case| case.own == own && wanted(case.name));
-    let jobs = cases.flat_map(|case| MODES.iter().map(move |mode| (case, *mode)));
-    all(jobs.map(|(case, mode)| {
-        let name = format!("{} ({mode})", case.name);
-        let job: Box<dyn FnOnce() + Send> = Box::new(move || run(case, mode, shared));
+    let mut plans: Vec<Plan> = cases.iter().map(|case| case.plan).collect();
+    plans.dedup();
+    let mut lanes = Vec::new();
+    for plan in plans {
+        let alike: Vec<&Case> = cases.iter().filter(|case| case.plan == plan).copied().collect();
+        for lane in alike.chunks(LANE) {
+            lanes.extend(MODES.iter().map(|mode| (lane.to_vec(), *mode)));
+        }
+    }
+    all(lanes.into_iter().map(|(lane, mode)| {
+        let names: Vec<&str> = lane.iter().map(|case| case.name).collect();
+        let name = format!("one of {names:?} ({mode})");
+        let job: Box<dyn FnOnce() + Send> = Box::new(move || run_lane(&lane, mode, shared));
         (name, job)
     }));
 }

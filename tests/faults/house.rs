@@ -23,7 +23,7 @@ pub const SOURCE: &str = "rows";
 pub const MODES: &[&str] = &["session"];
 
 /// What a case wants of its house.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Lines for `[gateway]`.
     pub gateway: &'static str,

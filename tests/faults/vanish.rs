@@ -225,7 +225,7 @@ fn clients_vanish() {
             loop {
                 for (stage, come) in STAGES.iter().filter(|(stage, _)| crate::wanted(stage)) {
                     // All are there before the first goes.
-                    let mut clients: Vec<Raw> = (0..3).map(|_| Raw::connect(house.door.address)).collect();
+                    let mut clients: Vec<Raw> = (0..2).map(|_| Raw::connect(house.door.address)).collect();
                     clients.iter_mut().for_each(come);
                     gone += clients.len();
                     for client in clients {
