@@ -8,6 +8,8 @@
 
 #[path = "faults/disk.rs"]
 mod disk;
+#[path = "faults/full.rs"]
+mod full;
 #[path = "faults/house.rs"]
 mod house;
 #[path = "faults/load.rs"]
@@ -418,7 +420,7 @@ fn run_lane(lane: &[&Case], mode: &'static str, shared: Option<&Arc<Postgres>>) 
 fn first_read(house: &House) {
     let deadline = Instant::now() + RECOVERY;
     let door = &house.door;
-    let read = support::blocking(async {
+    support::blocking(async {
         loop {
             let last = match door.open().await {
                 Ok(session) => match session.client.simple_query("SELECT 1").await {
@@ -431,7 +433,6 @@ fn first_read(house: &House) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    read
 }
 
 /// Runs jobs, [`AT_ONCE`] at a time; all of them, whatever becomes of the others. Fails with the names of those that did.

@@ -19,6 +19,9 @@ const ROLE_PASSWORD: &str = "a password of the gateway";
 /// What clients name as their database.
 pub const SOURCE: &str = "rows";
 
+/// Sessions of a pool that clients share, unless a plan says otherwise: enough for every load here.
+const POOL: usize = 20;
+
 /// Pool modes that every case runs in. A mode that is built is added here, and nowhere else.
 pub const MODES: &[&str] = &["session"];
 
@@ -42,7 +45,7 @@ impl Plan {
 /// What must be as before once nobody is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gauges {
-    sessions: String,
+    sessions: usize,
     files: usize,
     metrics: Vec<String>,
 }
@@ -74,6 +77,8 @@ fn loopback(port: u16) -> SocketAddr {
 /// A configuration for a source behind `hosts`.
 pub fn setup(hosts: &str, role: &str, mode: &str, plan: Plan) -> Setup {
     let Plan { gateway, source, sections, pool } = plan;
+    let pool =
+        if pool.is_empty() && mode != "session" { format!(", size = {POOL}") } else { pool.to_owned() };
     let drain = if gateway.contains("drain_timeout") { "" } else { "drain_timeout = \"10s\"" };
     let toml = format!(
         r#"
@@ -133,7 +138,7 @@ impl House {
         let proxy = FaultProxy::start(loopback(source.port()));
         let gateway = Gateway::start(more(setup(&proxy.address(), &role, mode, plan)));
         let door = Door { address: gateway.address(), user: USER, password: PASSWORD, database: SOURCE, tls };
-        let before = Gauges { sessions: String::new(), files: 0, metrics: Vec::new() };
+        let before = Gauges { sessions: 0, files: 0, metrics: Vec::new() };
         let mut house = Self { own, shared, proxy, gateway, role, mode, door, before };
         // Whatever is made once, by the first who comes, is made before anybody counts.
         for _ in 0..2 {
@@ -173,12 +178,17 @@ impl House {
     }
 
     /// Sessions that the gateway has for clients at the source.
-    pub fn sessions(&self) -> String {
+    pub fn sessions(&self) -> usize {
         let sql = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE usename = '{}' AND application_name <> 'fedgate'",
             self.role
         );
-        self.source().value("postgres", &sql).expect("a count")
+        self.source().value("postgres", &sql).and_then(|count| count.parse().ok()).expect("a count")
+    }
+
+    /// Sessions that may wait at the source for the next client: none where each client has its own.
+    fn kept(&self) -> usize {
+        if self.mode == "session" { 0 } else { POOL }
     }
 
     /// The value of one metric; labels as they stand in the text.
@@ -207,7 +217,7 @@ impl House {
         let deadline = Instant::now() + PATIENCE;
         let mut last = self.gauges();
         let mut same = 0;
-        while same < 5 || last.sessions != "0" {
+        while same < 5 || last.sessions > self.kept() {
             assert!(Instant::now() < deadline, "the gateway does not come to rest: {last:?}");
             std::thread::sleep(Duration::from_millis(10));
             let now = self.gauges();
@@ -222,9 +232,9 @@ impl House {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let now = self.gauges();
-            let kept = now.files <= self.before.files
-                && (now.sessions.as_str(), &now.metrics)
-                    == (self.before.sessions.as_str(), &self.before.metrics);
+            let kept = now.files <= self.before.files + self.kept()
+                && now.sessions <= self.before.sessions + self.kept()
+                && now.metrics == self.before.metrics;
             if kept {
                 return;
             }
