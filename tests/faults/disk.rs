@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use crate::house::{self, House, MODES, PASSWORD, Plan, SOURCE, USER};
 use crate::load::{Door, Habits, Load, PATIENCE};
@@ -21,7 +21,8 @@ const HABITS: Habits = Habits { clients: 6, churn: 8 };
 /// From now on no file of the gateway grows beyond so many bytes, as on a full disk; `None`: there is room again.
 fn limit_files(gateway: &Gateway, bytes: Option<u64>) {
     let pid = Pid::from_raw(gateway.pid() as i32);
-    let limit = Rlimit { current: bytes, maximum: None };
+    let maximum = getrlimit(Resource::Fsize).maximum;
+    let limit = Rlimit { current: bytes.or(maximum), maximum };
     prlimit(pid, Resource::Fsize, limit).expect("a process of ours");
 }
 

@@ -63,7 +63,7 @@ fn the_pool_is_exhausted() {
                     assert_eq!(holder.answer(), Ok(vec!["2".to_owned()]));
                     socket2::SockRef::from(holder.socket()).set_linger(Some(Duration::ZERO)).unwrap();
                 }
-                crate::first_read(&house);
+                house.read_one(crate::RECOVERY);
                 let load = house.load(Habits { clients: 3, churn: 0 });
                 load.wait_for_each(12);
                 assert_eq!(load.errors(), Default::default());

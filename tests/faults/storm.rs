@@ -4,7 +4,7 @@
 //! notice nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
@@ -105,6 +105,8 @@ fn many_clients_connect_at_once() {
     let clients: usize = wanted.unwrap_or(if crate::lengthened().is_zero() { 500 } else { 10_000 });
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("open files may be many");
+    let alone = (clients > 1000).then(|| crate::ROOM.write().unwrap_or_else(PoisonError::into_inner));
+    let _among_others = alone.is_none().then(crate::among_others);
     let shared = Arc::new(house::server());
     for mode in MODES {
         let house = House::build(Some(&shared), mode, PLAN, |setup| setup);
