@@ -81,7 +81,7 @@ async fn bounded<T>(what: &str, work: impl Future<Output = Result<T, Trouble>>) 
     }
 }
 
-/// SQLSTATE, or `closed`, or `refused`; wrong answers are no error and come back as they are.
+/// SQLSTATE; nothing where the server did not say why.
 fn state(error: &tokio_postgres::Error) -> Option<String> {
     error.as_db_error().map(|error| error.code().code().to_owned())
 }
@@ -464,11 +464,13 @@ async fn run(number: u32, door: Door, habits: Habits, log: Arc<Log>, mut stop: w
                 }
                 live(session, &door, number, &mut turn, habits, &log, &stop).await
             }
-            Err(Trouble::Failed(error)) => Some(state(&error).unwrap_or_else(|| "closed".to_owned())),
+            Err(Trouble::Failed(error)) => {
+                Some(state(&error).unwrap_or_else(|| "closed at the start".to_owned()))
+            }
             Err(Trouble::Unconnected(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 Some("refused".to_owned())
             }
-            Err(Trouble::Unconnected(_)) => Some("closed".to_owned()),
+            Err(Trouble::Unconnected(_)) => Some("closed at the start".to_owned()),
             Err(Trouble::Wrong(text)) => {
                 log.wrong.lock().unwrap().push(format!("client {number}: {text}"));
                 return;

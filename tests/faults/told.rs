@@ -48,13 +48,12 @@ fn the_gateway_is_told_to_end_under_load() {
         load.wait_until("all know", |load| load.errors().get("refused").is_some_and(|count| *count >= 9));
         let errors = load.errors();
         load.end();
-        // Between the last answer and the end of the process, a connection that was never accepted is reset.
-        let odd = errors.keys().any(|state| !matches!(state.as_str(), "57P01" | "refused" | "closed"));
-        assert!(!odd, "{errors:?}");
+        // Who connects in the last moment may find a connection that nobody accepts any more, as with PostgreSQL.
+        let late = errors.get("closed at the start").copied().unwrap_or_default();
         let told = errors.get("57P01").copied().unwrap_or_default();
-        assert!(told >= 9, "not each client was told: {errors:?}");
-        let closed = errors.get("closed").copied().unwrap_or_default();
-        assert!(closed <= 9, "clients were left without a word: {errors:?}");
+        assert!(told > 0 && told + late >= 9, "not each client was told: {errors:?}");
+        let known = ["57P01", "refused", "closed at the start"];
+        assert!(errors.keys().all(|state| known.contains(&state.as_str())), "{errors:?}");
         let deadline = Instant::now() + Duration::from_secs(20);
         while house.sessions() != 0 {
             assert!(Instant::now() < deadline, "sessions are left at the source");
