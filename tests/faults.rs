@@ -459,7 +459,7 @@ fn run_all(own: bool) {
     if cases.is_empty() {
         return;
     }
-    let shared = (!own).then(|| Arc::new(house::server()));
+    let shared = (!own).then(house::shared);
     let shared = shared.as_ref();
     let mut plans: Vec<Plan> = cases.iter().map(|case| case.plan).collect();
     plans.dedup();

@@ -27,7 +27,7 @@ fn limit_files(gateway: &Gateway, bytes: Option<u64>) {
 }
 
 fn in_each_mode(job: fn(&Arc<Postgres>, &'static str)) {
-    let shared = Arc::new(house::server());
+    let shared = house::shared();
     let shared = &shared;
     crate::all(MODES.iter().map(|mode| {
         let job: Box<dyn FnOnce() + Send> = Box::new(move || job(shared, mode));

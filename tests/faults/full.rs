@@ -3,7 +3,6 @@
 //! Invariant: who finds no session is told 53300 in time and hangs no longer; what is given back, and be it by a client
 //! that vanishes in a transaction, serves the next one.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::house::{self, House, MODES, PASSWORD, Plan, SOURCE, USER};
@@ -44,7 +43,7 @@ fn comes_in_vain(house: &House) -> Option<String> {
 #[test]
 #[ignore = "sources have no pools yet"]
 fn the_pool_is_exhausted() {
-    let shared = Arc::new(house::server());
+    let shared = house::shared();
     let shared = &shared;
     crate::all(MODES.iter().map(|mode| {
         let job: Box<dyn FnOnce() + Send> = Box::new(move || {

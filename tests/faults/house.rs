@@ -4,8 +4,8 @@
 //! of the gateway and its own gauges.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustls::ClientConfig;
@@ -63,8 +63,18 @@ pub struct House {
     pub before: Gauges,
 }
 
-pub fn server() -> Postgres {
-    // Killed at once when it hears nothing of its clients is not what is tested here.
+/// The server of all cases that leave it alone; it goes with the last of them.
+pub fn shared() -> Arc<Postgres> {
+    static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let server = Arc::new(server());
+        *shared = Arc::downgrade(&server);
+        server
+    })
+}
+
+fn server() -> Postgres {
     Postgres::start(
         Options::default().setting("log_statement", "none").setting("log_min_duration_statement", "-1"),
     )

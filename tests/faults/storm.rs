@@ -107,7 +107,7 @@ fn many_clients_connect_at_once() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("open files may be many");
     let alone = (clients > 1000).then(|| crate::ROOM.write().unwrap_or_else(PoisonError::into_inner));
     let _among_others = alone.is_none().then(crate::among_others);
-    let shared = Arc::new(house::server());
+    let shared = house::shared();
     for mode in MODES {
         let house = House::build(Some(&shared), mode, PLAN, |setup| setup);
         let load = house.load(LOAD);

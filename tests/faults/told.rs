@@ -17,7 +17,7 @@ use crate::support::{Authority, Flow, Pair, Postgres, Weather};
 const HABITS: Habits = Habits { clients: 9, churn: 10 };
 
 fn in_each_mode(job: fn(&Arc<Postgres>, &'static str)) {
-    let shared = Arc::new(house::server());
+    let shared = house::shared();
     let shared = &shared;
     crate::all(MODES.iter().map(|mode| {
         let job: Box<dyn FnOnce() + Send> = Box::new(move || job(shared, mode));

@@ -4,7 +4,6 @@
 
 use std::io::Read;
 use std::net::Shutdown;
-use std::sync::Arc;
 use std::time::Duration;
 
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
@@ -212,7 +211,7 @@ const PLAN: Plan = Plan {
 
 #[test]
 fn clients_vanish() {
-    let shared = Arc::new(house::server());
+    let shared = house::shared();
     let shared = &shared;
     let jobs = MODES.iter().flat_map(|mode| GOINGS.map(|how| (*mode, how)));
     crate::all(jobs.map(|(mode, how)| {
