@@ -14,8 +14,6 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use super::fingerprint::Fingerprint;
 use super::log::{Logged, logged_statements};
 
@@ -382,45 +380,41 @@ impl Postgres {
     }
 
     /// The process ids of the server: the postmaster's first, then those of its children.
-    fn processes(&self) -> Vec<Pid> {
+    fn processes(&self) -> Vec<u32> {
         let text = fs::read_to_string(self.folder.join("pid")).expect("the server runs");
-        let postmaster: i32 = text.trim().parse().expect("a process id");
+        let postmaster: u32 = text.trim().parse().expect("a process id");
         let children = fs::read_dir("/proc").expect("/proc is there").flatten().filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
             // The name, which may hold anything, stands in brackets; state and parent come next.
-            let parent: i32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            let parent: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
             (parent == postmaster).then_some(pid)
         });
-        [postmaster].into_iter().chain(children).filter_map(Pid::from_raw).collect()
+        [postmaster].into_iter().chain(children).collect()
     }
 
     /// Sends all processes of the server a signal. The postmaster stands still meanwhile, so that none is new.
-    fn signal_all(&self, signal: Signal) {
-        let postmaster = self.processes()[0];
-        let _ = kill_process(postmaster, Signal::STOP);
-        for pid in self.processes().into_iter().rev() {
-            // One may have ended by itself.
-            let _ = kill_process(pid, signal);
-        }
+    fn signal_all(&self, name: &str) {
+        send_signal("STOP", &self.processes()[..1]);
+        send_signal(name, &self.processes());
     }
 
     /// All processes stop where they are; what the kernel does for them goes on.
     pub fn freeze(&self) {
-        self.signal_all(Signal::STOP);
+        self.signal_all("STOP");
     }
 
     /// The end of [`Postgres::freeze`].
     pub fn thaw(&self) {
-        self.signal_all(Signal::CONT);
+        self.signal_all("CONT");
     }
 
     /// As when the machine loses power: every process is killed with SIGKILL. Returns when they are gone.
     pub fn kill(&mut self) {
         let pids = self.processes();
-        self.signal_all(Signal::KILL);
-        let there = |pid: &Pid| {
-            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+        self.signal_all("KILL");
+        let there = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
             stat.is_ok_and(|stat| !stat.contains(") Z "))
         };
         let deadline = Instant::now() + STOP_TIMEOUT;
@@ -448,8 +442,8 @@ impl Postgres {
     /// Kills one process that serves a client with SIGKILL: the server then resets all others. False: there is none.
     pub fn kill_one_of(&self, role: &str) -> bool {
         let sql = format!("SELECT pid FROM pg_stat_activity WHERE usename = '{role}' LIMIT 1");
-        let pid = self.value("postgres", &sql).and_then(|pid| Pid::from_raw(pid.parse().ok()?));
-        pid.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
+        let pid = self.value("postgres", &sql).and_then(|pid| pid.parse().ok());
+        pid.is_some_and(|pid| send_signal("KILL", &[pid]))
     }
 
     fn end(&mut self) {
@@ -474,6 +468,13 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// False: there is one less of them than was thought, which ended by itself.
+fn send_signal(name: &str, pids: &[u32]) -> bool {
+    let mut kill = Command::new("sh");
+    kill.args(["-c", "kill -s \"$0\" \"$@\" 2>/dev/null", name]).args(pids.iter().map(u32::to_string));
+    kill.status().is_ok_and(|status| status.success())
 }
 
 /// Starts the server and waits for the end of standard input, then stops the server without ceremony
