@@ -396,7 +396,10 @@ impl Postgres {
     /// Sends all processes of the server a signal. The postmaster stands still meanwhile, so that none is new.
     fn signal_all(&self, name: &str) {
         send_signal("STOP", &self.processes()[..1]);
-        send_signal(name, &self.processes());
+        let mut pids = self.processes();
+        // Its children would see it die, and say goodbye.
+        pids.reverse();
+        send_signal(name, &pids);
     }
 
     /// All processes stop where they are; what the kernel does for them goes on.
