@@ -219,6 +219,8 @@ pub struct Metrics {
     pub bytes_to_client: IntCounter,
     /// `fedgate_panics_total`: defects of the gateway itself; each ended one session.
     pub panics: IntCounter,
+    /// `fedgate_log_lines_lost_total`: disk full, or nobody reads them.
+    pub log_lines_lost: IntCounter,
     /// `fedgate_audit_…`
     pub audit: AuditMetrics,
     /// `fedgate_document_…`
@@ -345,6 +347,10 @@ impl Metrics {
             panics: counter(
                 "fedgate_panics_total",
                 "Defects of the gateway that ended a session; each is worth a report.",
+            )?,
+            log_lines_lost: counter(
+                "fedgate_log_lines_lost_total",
+                "Lines of the log that could not be written.",
             )?,
             audit: AuditMetrics::new(&registry)?,
             document: DocumentMetrics::new(&registry)?,

@@ -58,14 +58,18 @@ pub fn main() -> ExitCode {
                 Ok(config) => config,
                 Err(error) => return unanswered(&error),
             };
-            if let Err(error) = logging::start(config.log, config.log_level) {
-                return unanswered(&error);
-            }
+            let log = match logging::start_apart(config.log, config.log_level) {
+                Ok(log) => log,
+                Err(error) => return unanswered(&error),
+            };
             for finding in check::findings(&config) {
                 let source = finding.source.as_deref().unwrap_or_default();
                 tracing::warn!(source, key = finding.key, "{}", finding.message);
             }
-            match run::run(&path, config) {
+            let outcome = run::run(&path, config, &log);
+            // What was logged stands before what is said here.
+            drop(log);
+            match outcome {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => unanswered(&error),
             }

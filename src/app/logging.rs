@@ -1,7 +1,7 @@
 //! Where log lines go: to standard error, as text or JSON.
 //!
 //! Invariant: an event is one line, whatever its fields hold, so that nobody can write a line of
-//! their own into the log.
+//! their own into the log; and a line that cannot be written is no failure of whatever it tells of.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -12,6 +12,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
+use super::log_writer::LogWriter;
 use crate::config::LogFormat;
 
 /// Why nothing can be logged.
@@ -23,12 +24,28 @@ pub enum LoggingError {
     Encoding,
     #[error("{0}")]
     Twice(#[from] TryInitError),
+    #[error("no thread for the log: {0}")]
+    Thread(#[from] io::Error),
 }
 
 /// Sends the events of the process to standard error from now on; once.
 ///
 /// `RUST_LOG` counts before `level`.
 pub fn start(format: LogFormat, level: LevelFilter) -> Result<(), LoggingError> {
+    begin(format, level, io::stderr)
+}
+
+/// As [`start`], written by a thread of its own, which ends when what is given back goes.
+pub fn start_apart(format: LogFormat, level: LevelFilter) -> Result<LogWriter, LoggingError> {
+    let writer = LogWriter::start(io::stderr())?;
+    begin(format, level, writer.lines())?;
+    Ok(writer)
+}
+
+fn begin<W>(format: LogFormat, level: LevelFilter, writer: W) -> Result<(), LoggingError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let directives = match std::env::var("RUST_LOG") {
         Ok(directives) => directives,
         Err(std::env::VarError::NotPresent) => String::new(),
@@ -37,8 +54,8 @@ pub fn start(format: LogFormat, level: LevelFilter) -> Result<(), LoggingError> 
     let filter = EnvFilter::builder().with_default_directive(level.into()).parse(directives)?;
     let colour = io::stderr().is_terminal();
     match format {
-        LogFormat::Text => text(filter, colour, io::stderr).try_init()?,
-        LogFormat::Json => json(filter, io::stderr).try_init()?,
+        LogFormat::Text => text(filter, colour, writer).try_init()?,
+        LogFormat::Json => json(filter, writer).try_init()?,
     }
     Ok(())
 }
@@ -51,6 +68,8 @@ where
         .with_env_filter(filter)
         .with_ansi(colour)
         .with_target(false)
+        // It would be told to the same standard error, and a failure there is a panic.
+        .log_internal_errors(false)
         .with_writer(OneLine { inner: writer, colour })
         .finish()
 }
@@ -60,7 +79,13 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     // A line of JSON needs no help: JSON has no raw control characters.
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(writer).finish()
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter)
+        .log_internal_errors(false)
+        .with_writer(writer)
+        .finish()
 }
 
 /// Makes an event one line. tracing-subscriber writes each event by one call.

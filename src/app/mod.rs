@@ -13,6 +13,7 @@ mod enforcement;
 pub mod explain;
 mod explain_args;
 mod grants;
+mod log_writer;
 pub mod logging;
 mod policy;
 mod policy_loop;

@@ -23,6 +23,7 @@ use super::audit::Audit;
 use super::deployments::{self, Deployments, Wanted};
 use super::document::DocumentReader;
 use super::enforcement::{Enforcement, Recipe};
+use super::log_writer::LogWriter;
 use super::policy_loop::{LoopError, PolicyLoop, Sections};
 use super::sources::Sources;
 use super::workers::{Spawner, Workers};
@@ -30,7 +31,7 @@ use crate::audit::journal::Journal;
 use crate::config::{AuditSection, Auth, Config, Http, HttpAuth, ServerTls, UsersFile};
 use crate::guard::VerdictCache;
 use crate::http::{Door, Issuer, Keys, SyncView};
-use crate::metrics::{Metrics, Outcome, StartupFailure};
+use crate::metrics::{Metrics, Outcome};
 use crate::session::{self, Cancels, Drain, Keepsakes, Shared, Throttle, Tls};
 use crate::status::{Phase, Status};
 use crate::sync::reader::Outlet;
@@ -43,8 +44,8 @@ const VERDICT_BYTES: usize = 64 << 20;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// After the last word, how long sessions may take to say goodbye.
 const LAST_WORD: Duration = Duration::from_secs(5);
-/// Clients over the limit that are told so at the same time; more are closed without a word.
-const TURNED_AWAY_AT_ONCE: usize = 64;
+/// Clients over the limit that are told so with time to ask for TLS; more are told in passing.
+const TURNED_AWAY_AT_ONCE: usize = 256;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -76,11 +77,11 @@ pub enum RunError {
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(path: &Path, config: Config) -> Result<(), RunError> {
+pub fn run(path: &Path, config: Config, log: &LogWriter) -> Result<(), RunError> {
     take_all_files();
     let workers = Workers::start(config.gateway.scheduler, config.gateway.worker_threads)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(Gateway::run(path, config, &workers));
+    let outcome = runtime.block_on(Gateway::run(path, config, &workers, log));
     workers.stop();
     // A catalogue that is being judged holds nobody up.
     runtime.shutdown_background();
@@ -141,11 +142,12 @@ struct Gateway {
 }
 
 impl Gateway {
-    async fn run(path: &Path, config: Config, workers: &Workers) -> Result<(), RunError> {
+    async fn run(path: &Path, config: Config, workers: &Workers, log: &LogWriter) -> Result<(), RunError> {
         let mut end = End::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
         let mut run_now = signal(SignalKind::user_defined1())?;
         let metrics = Arc::new(Metrics::new()?);
+        log.count_lost(metrics.log_lines_lost.clone());
         let status = Status::new();
         let (drain, draining) = watch::channel(Drain::Not);
         let wanted = Wanted::of(&config);
@@ -566,8 +568,7 @@ impl Acceptor {
                     contained(turned, address, &kept.metrics).await;
                 });
             } else {
-                let reason = if draining { StartupFailure::Shutdown } else { StartupFailure::TooManyClients };
-                kept.metrics.startup_failed(reason);
+                session::wave_away(stream.into_std()?, &kept.metrics, draining);
             }
             return Ok(());
         };

@@ -18,6 +18,7 @@ mod tls;
 mod trail;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,18 +133,35 @@ pub async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
         let _ = timeout(shared.gateway.startup_timeout, forward).await;
         return;
     }
-    let (reason, error) = if draining {
-        (StartupFailure::Shutdown, shutting_down())
-    } else {
-        let error = ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
-            .hint("The gateway's max_clients is reached; try again later.");
-        (StartupFailure::TooManyClients, error)
-    };
+    let (reason, error) = no_room(draining);
     kept.metrics.startup_failed(reason);
     tracing::info!(%address, reason = error.message, "startup failed");
     if let Some(stream) = &mut slot {
         let _ = timeout(FAREWELL, stream.refuse(&error)).await;
     }
+}
+
+/// As [`turn_away`], without waiting for anything: for clients beyond those that are turned away with time to listen.
+///
+/// What lies there of its startup is taken first, since closing with bytes unread could cost it the error. Who asked for
+/// TLS is told in the clear, as by a PostgreSQL that cannot start a process for it.
+pub fn wave_away(mut stream: impl io::Read + io::Write, metrics: &Metrics, draining: bool) {
+    let (reason, error) = no_room(draining);
+    metrics.startup_failed(reason);
+    let mut out = BytesMut::with_capacity(256);
+    error.encode(&mut out);
+    // Whoever has gone, or takes nothing, is told nothing.
+    let _ = stream.read(&mut [0; 1024]);
+    let _ = stream.write(&out);
+}
+
+fn no_room(draining: bool) -> (StartupFailure, ClientError) {
+    if draining {
+        return (StartupFailure::Shutdown, shutting_down());
+    }
+    let error = ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+        .hint("The gateway's max_clients is reached; try again later.");
+    (StartupFailure::TooManyClients, error)
 }
 
 fn shutting_down() -> ClientError {

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ pub struct Setup {
     pub toml: String,
     files: Vec<(String, String)>,
     env: Vec<(String, String)>,
+    log_file: bool,
 }
 
 impl Setup {
@@ -48,6 +50,13 @@ impl Setup {
         self.env.push((name.to_owned(), value.to_owned()));
         self
     }
+
+    /// Standard error is the file `{dir}/log`, and a write beyond a limit of file sizes fails, as on a full disk, in place
+    /// of ending the process.
+    pub fn log_file(mut self) -> Self {
+        self.log_file = true;
+        self
+    }
 }
 
 impl<T: Into<String>> From<T> for Setup {
@@ -67,6 +76,8 @@ pub struct Gateway {
     watch: Child,
     output: Arc<Output>,
     readers: Vec<std::thread::JoinHandle<()>>,
+    /// The process has ended: what follows a file may stop at its end.
+    ended: Arc<AtomicBool>,
     folder: PathBuf,
     addresses: Vec<SocketAddr>,
     http: Option<SocketAddr>,
@@ -116,7 +127,10 @@ impl Gateway {
         for (name, text) in setup.files.iter().chain([&("fedgate.toml".to_owned(), toml.clone())]) {
             write_private(&folder.join(name), &text.replace("{dir}", &place))?;
         }
-        let mut command = Command::new(binary);
+        let mut command = Command::new(if setup.log_file { Path::new("sh") } else { binary });
+        if setup.log_file {
+            command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(binary);
+        }
         command
             .arg("run")
             .arg("--config")
@@ -127,6 +141,11 @@ impl Gateway {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        let log = folder.join("log");
+        if setup.log_file {
+            let file = std::fs::File::create(&log).map_err(|e| format!("cannot make a log: {e}"))?;
+            command.stderr(file);
+        }
         let mut child = command.spawn().map_err(|e| format!("cannot run {}: {e}", binary.display()))?;
         let watch = Command::new("sh")
             .args(["-c", "read -r line; kill -KILL \"$1\" 2>/dev/null; rm -rf \"$2\"", "watch"])
@@ -141,16 +160,29 @@ impl Gateway {
 
         let output = Arc::new(Output::default());
         let mut readers = Vec::new();
+        let ended = Arc::new(AtomicBool::new(false));
         if let Some(stream) = child.stderr.take() {
             readers.push(follow(stream, Arc::clone(&output), true));
+        } else {
+            let file = std::fs::File::open(&log).map_err(|e| format!("cannot read the log: {e}"))?;
+            readers.push(follow(Growing { file, ended: Arc::clone(&ended) }, Arc::clone(&output), true));
         }
         if let Some(stream) = child.stdout.take() {
             readers.push(follow(stream, Arc::clone(&output), false));
         }
         let wants_http = toml.lines().any(|line| line.trim() == "[http]");
         let wants = listeners(&toml);
-        let mut gateway =
-            Self { child, watch, output, readers, folder, addresses: Vec::new(), http: None, status: None };
+        let mut gateway = Self {
+            child,
+            watch,
+            output,
+            readers,
+            ended,
+            folder,
+            addresses: Vec::new(),
+            http: None,
+            status: None,
+        };
         let ready = gateway.wait_for(START_TIMEOUT, |lines| {
             let (addresses, http) = listening(lines);
             addresses.len() >= wants && (http.is_some() || !wants_http)
@@ -299,6 +331,7 @@ impl Gateway {
     pub fn stop(mut self) -> String {
         self.signal("TERM");
         let status = self.wait_exit(STOP_TIMEOUT);
+        self.ended.store(true, Ordering::SeqCst);
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
@@ -320,6 +353,7 @@ impl Drop for Gateway {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        self.ended.store(true, Ordering::SeqCst);
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
@@ -327,6 +361,25 @@ impl Drop for Gateway {
             eprintln!("--- log of fedgate ---\n{}--- end of log ---", self.log());
         }
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A file that somebody else still writes.
+struct Growing {
+    file: std::fs::File,
+    ended: Arc<AtomicBool>,
+}
+
+impl Read for Growing {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let ended = self.ended.load(Ordering::SeqCst);
+            let count = self.file.read(buffer)?;
+            if count > 0 || ended {
+                return Ok(count);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

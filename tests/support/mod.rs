@@ -16,6 +16,7 @@
 )]
 
 pub mod certificates;
+pub mod fault_proxy;
 pub mod fingerprint;
 pub mod gateway;
 pub mod hostile;
@@ -26,6 +27,7 @@ pub mod postgres;
 use std::path::PathBuf;
 
 pub use certificates::{Authority, Pair};
+pub use fault_proxy::{Cut, Dial, FaultProxy, Flow, Weather};
 pub use fingerprint::Fingerprint;
 pub use gateway::{Gateway, Setup, http_get, http_request, scram_verifier};
 pub use log::{Logged, logged_statements};

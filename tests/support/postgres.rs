@@ -115,15 +115,19 @@ impl Postgres {
         let folder = make_folder(&account)?;
         let mut postgres = Self { folder, bin, port: 0, server: None };
         postgres.initialise(&options, &account)?;
+        postgres.launch_somewhere(&account)?;
+        Ok(postgres)
+    }
+
+    fn launch_somewhere(&mut self, account: &Account) -> Result<(), String> {
         // Between asking the kernel for a port and using it, somebody else may take it.
         for attempt in 0.. {
-            match postgres.launch(&account) {
-                Ok(()) => break,
-                Err(error) if attempt == 9 || !error.contains("could not bind") => return Err(error),
-                Err(_) => {}
+            match self.launch(account) {
+                Err(error) if attempt < 9 && error.contains("could not bind") => {}
+                outcome => return outcome,
             }
         }
-        Ok(postgres)
+        Ok(())
     }
 
     /// A server with the database `climscore`, filled, and the role `akko_readonly` with [`READER_PASSWORD`].
@@ -375,6 +379,76 @@ impl Postgres {
         self.end();
     }
 
+    /// The process ids of the server: the postmaster's first, then those of its children.
+    fn processes(&self) -> Vec<u32> {
+        let text = fs::read_to_string(self.folder.join("pid")).expect("the server runs");
+        let postmaster: u32 = text.trim().parse().expect("a process id");
+        let children = fs::read_dir("/proc").expect("/proc is there").flatten().filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // The name, which may hold anything, stands in brackets; state and parent come next.
+            let parent: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            (parent == postmaster).then_some(pid)
+        });
+        [postmaster].into_iter().chain(children).collect()
+    }
+
+    /// Sends all processes of the server a signal. The postmaster stands still meanwhile, so that none is new.
+    fn signal_all(&self, name: &str) {
+        send_signal("STOP", &self.processes()[..1]);
+        let mut pids = self.processes();
+        // Its children would see it die, and say goodbye.
+        pids.reverse();
+        send_signal(name, &pids);
+    }
+
+    /// All processes stop where they are; what the kernel does for them goes on.
+    pub fn freeze(&self) {
+        self.signal_all("STOP");
+    }
+
+    /// The end of [`Postgres::freeze`].
+    pub fn thaw(&self) {
+        self.signal_all("CONT");
+    }
+
+    /// As when the machine loses power: every process is killed with SIGKILL. Returns when they are gone.
+    pub fn kill(&mut self) {
+        let pids = self.processes();
+        self.signal_all("KILL");
+        let there = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.is_ok_and(|stat| !stat.contains(") Z "))
+        };
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while !self.folder.join("exited").exists() || pids.iter().any(there) {
+            assert!(Instant::now() < deadline, "the server does not die");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if let Some(mut server) = self.server.take() {
+            server.lifeline.take();
+            let _ = server.shell.wait();
+        }
+    }
+
+    /// After [`Postgres::kill`]: the same data, most likely on another port.
+    pub fn start_again(&mut self) {
+        for left in ["exited", "pid", "data/postmaster.pid"] {
+            let _ = fs::remove_file(self.folder.join(left));
+        }
+        let started = Account::find().and_then(|account| self.launch_somewhere(&account));
+        if let Err(error) = started {
+            panic!("{error}");
+        }
+    }
+
+    /// Kills one process that serves a client with SIGKILL: the server then resets all others. False: there is none.
+    pub fn kill_one_of(&self, role: &str) -> bool {
+        let sql = format!("SELECT pid FROM pg_stat_activity WHERE usename = '{role}' LIMIT 1");
+        let pid = self.value("postgres", &sql).and_then(|pid| pid.parse().ok());
+        pid.is_some_and(|pid| send_signal("KILL", &[pid]))
+    }
+
     fn end(&mut self) {
         let Some(mut server) = self.server.take() else {
             let _ = fs::remove_dir_all(&self.folder);
@@ -399,6 +473,13 @@ impl Drop for Postgres {
     }
 }
 
+/// False: there is one less of them than was thought, which ended by itself.
+fn send_signal(name: &str, pids: &[u32]) -> bool {
+    let mut kill = Command::new("sh");
+    kill.args(["-c", "kill -s \"$0\" \"$@\" 2>/dev/null", name]).args(pids.iter().map(u32::to_string));
+    kill.status().is_ok_and(|status| status.success())
+}
+
 /// Starts the server and waits for the end of standard input, then stops the server without ceremony
 /// (its data goes with it) and removes the folder. A server that ends by itself leaves `exited`.
 const WATCH: &str = r#"
@@ -414,6 +495,8 @@ read -r line
 if [ ! -e "$folder/exited" ]; then
     until [ -s "$folder/pid" ]; do sleep 0.1; done
     kill -QUIT "$(cat "$folder/pid")"
+    # A test may have stopped it.
+    kill -CONT "$(cat "$folder/pid")"
     wait "$group"
     rm -rf "$folder"
 fi

@@ -16,9 +16,6 @@ const LEAVING: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_millis(20);
 const HEARD_OUT: usize = 256 * 1024;
 
-/// How long a cancel may take to have an effect.
-const CANCEL_AGAIN: Duration = Duration::from_millis(500);
-
 enum Heard {
     Out,
     /// It is longer than anybody wants to hear.
@@ -69,15 +66,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     return false;
                 };
                 // One that comes before the statement has begun is lost. The caller's time ends this.
+                let mut pause = CANCEL_AGAIN;
                 loop {
                     if self.source.cancel(&target).await.is_err() {
                         return false;
                     }
                     let heard = self.hear(&mut readies, usize::MAX);
-                    match tokio::time::timeout(CANCEL_AGAIN, heard).await {
+                    match tokio::time::timeout(pause, heard).await {
                         Ok(Heard::Out) => break,
                         Ok(_) => return false,
-                        Err(_) => {}
+                        Err(_) => pause *= 2,
                     }
                 }
             }

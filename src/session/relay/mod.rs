@@ -52,6 +52,8 @@ const LARGEST: usize = 0x3fff_ffff;
 const SMALL: usize = 10_000;
 /// After a time-out's cancel, how long the source may take to answer.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
+/// After the first cancel of a statement that nobody waits for, how long until the next; twice as long each time.
+const CANCEL_AGAIN: Duration = Duration::from_millis(50);
 /// Bytes of a client that is told goodbye that are still taken.
 const MOST_UNREAD: usize = 1024 * 1024;
 /// How long a side that is told goodbye may take to hear it.
@@ -308,9 +310,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             )
             .await;
         }
+        let lost = matches!(end, End::SourceGone(_));
+        if lost
+            && busy
+            && !self.farewell
+            && let Some(backend) = self.lease.backend()
+        {
+            // The network may have lost it, and a server at work does not notice before it has something to say.
+            let _ = tokio::time::timeout(CANCEL_GRACE, self.source.cancel(&backend.cancel)).await;
+        }
         match self.shared.take() {
-            Some(shared) => self.leave(shared, matches!(end, End::SourceGone(_))).await,
-            None => self.end_session(&end, busy).await,
+            Some(shared) => self.leave(shared, lost).await,
+            None if lost || (self.closing && matches!(end, End::Client)) => {}
+            None => self.end_session(busy).await,
         }
         if matches!(end, End::Fatal(_)) {
             let _ = tokio::time::timeout(bounded, self.hear_out()).await;
@@ -319,16 +331,48 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     /// Says goodbye to a source whose session is this client's own.
-    async fn end_session(&mut self, end: &End, busy: bool) {
-        if matches!(end, End::SourceGone(_)) || (self.closing && matches!(end, End::Client)) {
-            return;
-        }
-        if busy && let Some(backend) = self.lease.backend() {
-            // Nobody waits for the answer any more: spare the source the work.
-            let _ = tokio::time::timeout(CANCEL_GRACE, self.source.cancel(&backend.cancel)).await;
-        }
+    async fn end_session(&mut self, busy: bool) {
         self.lease.outbound.terminate();
-        let _ = tokio::time::timeout(GOODBYE, std::future::poll_fn(|cx| self.lease.poll_flush(cx))).await;
+        if busy {
+            let _ = tokio::time::timeout(CANCEL_GRACE, self.stop_source()).await;
+        } else {
+            let flush = std::future::poll_fn(|cx| self.lease.poll_flush(cx));
+            let _ = tokio::time::timeout(GOODBYE, flush).await;
+        }
+    }
+
+    /// Nobody waits for the answer any more: the source is spared the work. Ends when it has closed; the caller bounds it.
+    ///
+    /// A cancel that arrives before the statement has begun is lost, and each ends only one of several statements: then
+    /// the source would go on for nobody, so it is told again until it has read Terminate.
+    async fn stop_source(&mut self) {
+        let mut pause = CANCEL_AGAIN;
+        loop {
+            let Some(backend) = self.lease.backend() else { return };
+            if self.source.cancel(&backend.cancel).await.is_err() {
+                // It hears nobody.
+                return;
+            }
+            let closed = std::future::poll_fn(|cx| self.poll_source_closed(cx));
+            if tokio::time::timeout(pause, closed).await.is_ok() {
+                return;
+            }
+            pause *= 2;
+        }
+    }
+
+    /// Throws away what the source still says: as long as it waits for room it hears no cancel.
+    fn poll_source_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Poll::Ready(Err(_)) = self.lease.poll_flush(cx) {
+            return Poll::Ready(());
+        }
+        loop {
+            let unread = self.lease.inbound.data().len();
+            self.lease.inbound.consume(unread);
+            if let Ok(0) | Err(_) = ready!(self.lease.poll_fill(cx)) {
+                return Poll::Ready(());
+            }
+        }
     }
 
     /// Takes what the client still sends: closing with bytes unread resets the connection, and it may
