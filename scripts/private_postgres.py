@@ -47,8 +47,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def _unprivileged():
-    """Who runs the server: PostgreSQL refuses to run as root."""
+def unprivileged():
+    """Who runs the server, and others that refuse to run as root; None when we are not root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -112,7 +112,7 @@ class PrivatePostgres:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self):
-        owner = _unprivileged()
+        owner = unprivileged()
         self.folder = tempfile.mkdtemp(prefix="fedgate-pg-")
         become = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
         if owner:
