@@ -36,7 +36,9 @@ def pgbench(proxy, mode, clients, seconds, churn=False, libpq=None, arguments=()
     latency = re.search(r"latency average = ([\d.]+)", run.stdout)
     failed = re.search(r"number of failed transactions: (\d+)", run.stdout)
     if run.returncode or not tps or not latency or (failed and failed.group(1) != "0"):
-        raise Failed(f"pgbench through {proxy.name} failed:\n{run.stderr[-1500:]}{run.stdout[-1500:]}")
+        said = [line for line in run.stderr.splitlines() if "error" in line or "FATAL" in line]
+        why = said[0] if said else run.stderr.strip() or f"no statement came through in {seconds} s"
+        raise Failed(f"pgbench through {proxy.name} failed: {why[:500]}")
     connected = re.search(r"initial connection time = ([\d.]+) ms", run.stdout)
     done = int(re.search(r"transactions actually processed: (\d+)", run.stdout).group(1))
     return {"value": float(tps.group(1)), "latency_ms": float(latency.group(1)),
@@ -76,13 +78,25 @@ def bulk(proxy, kind, rows, seconds, at_once=1000):
 def idle(proxy, count, user=USER):
     """KiB for each of `count` clients that have logged in, read once and wait."""
     with contextlib.ExitStack() as stack:
-        # What the first client alone makes it take is not a client's price.
-        stack.enter_context(client(proxy, user)).query("SELECT * FROM pgbench_accounts LIMIT 100")
-        before = proxy.memory()
+        # What the first clients make it take once, and what it gives back after its start, is not a client's price.
+        with contextlib.ExitStack() as first:
+            for _ in range(16):
+                first.enter_context(client(proxy, user)).query("SELECT * FROM pgbench_accounts LIMIT 100")
+        before = _settled(proxy)
         for _ in range(count):
             stack.enter_context(client(proxy, user)).query("SELECT * FROM pgbench_accounts LIMIT 100")
-        time.sleep(0.5)
-        return {"value": (proxy.memory() - before) / count}
+        return {"value": (_settled(proxy) - before) / count}
+
+
+def _settled(proxy, patience=8.0):
+    """Its memory when it has not changed by a hundredth for a second."""
+    until, seen = time.monotonic() + patience, [proxy.memory()]
+    while time.monotonic() < until:
+        time.sleep(0.25)
+        seen = [*seen[-4:], proxy.memory()]
+        if len(seen) == 5 and max(seen) - min(seen) <= max(seen) / 100:
+            break
+    return seen[-1]
 
 
 def client(proxy, user=USER):

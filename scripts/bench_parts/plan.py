@@ -4,7 +4,6 @@ Invariant: all paths have the same load in the same round before the next round 
 """
 
 import contextlib
-import math
 import statistics
 import sys
 import time
@@ -65,12 +64,14 @@ def jobs(chosen):
     made, wanted = [], set(chosen.loads)
     half = [(mode, clients) for mode, clients in (("simple", 16), ("prepared", 16), ("prepared", 64))
             if mode in chosen.modes and clients in chosen.clients] if "latency" in wanted else []
+    if chosen.quick:
+        half = half[-1:]
     for mode in chosen.modes:
         for clients in chosen.clients:
             if "point" in wanted or (mode, clients) in half:
                 rows = [Row("value", f"`pgbench -S`, {mode}, {clients} client{'s' if clients > 1 else ''}", "tps"),
                         Row("cpu_us", f"proxy's CPU a statement, {mode}, {clients}", "µs", False, False, 1)]
-                made.append(Job("point", f"point {mode} {clients}", rows, chosen.rounds, chosen.seconds, 0.3 + math.ceil(clients * CONNECT), mode, clients))
+                made.append(Job("point", f"point {mode} {clients}", rows, chosen.rounds, chosen.seconds, 0.4 + clients * CONNECT, mode, clients))
     if "churn" in wanted:
         for kind in chosen.churn:
             row = Row("value", f"connect, SELECT, leave: {CHURN[kind]}", "tps")
@@ -80,7 +81,8 @@ def jobs(chosen):
             rows = [Row("value", title, "MB/s"), Row("cpu_s_gb", f"proxy's CPU a GB, {title}", "s", False, False, 2)]
             made.append(Job("bulk", f"bulk {kind}", rows, chosen.rounds, chosen.seconds, 0.8, kind))
     for mode, clients in half:
-        for load, title in (("own", "half of its own throughput"), ("same", "half of the slowest path's throughput")):
+        # Half of the same for all is what paths can be compared by.
+        for load, title in (("own", "half of its own throughput"), ("same", "half of the slowest path's throughput"))[1 if chosen.quick else 0:]:
             rows = [Row(metric, f"{metric}, {mode}, {clients} clients, at {title}", "ms", False, True, 3) for metric in ("p50", "p99", "p99.9")]
             made.append(Job("latency", f"latency {mode} {clients} {load}", rows, chosen.rounds, chosen.seconds, 0.6, mode, clients))
     if "idle" in wanted:
@@ -111,20 +113,20 @@ def run(all_jobs, paths, proxies, ground, rows_in_table, open_files):
     progress = Progress(all_jobs, paths)
     for job in all_jobs:
         job.results = {path.name: [] for path in paths}
-        rates = {}
+        rates, connect = {}, {}
         for path in paths:
             reason = _without(job, path, open_files)
             if reason:
                 job.absent[path.name] = reason
         if job.kind == "latency":
-            rates = _rates(job, all_jobs)
+            rates, connect = _rates(job, all_jobs)
         for number in range(job.rounds):
             turn = number % len(paths)
             for path in paths[turn:] + paths[:turn]:
                 name, said = path.name, "left out"
                 if name not in job.absent:
                     try:
-                        got = _measure(job, path, proxies[name], ground, rows_in_table, rates)
+                        got = _measure(job, path, proxies[name], ground, rows_in_table, rates, connect)
                         job.results[name].append(got)
                         said = ", ".join(f"{got[row.metric]:.{row.digits}f} {row.unit}" for row in job.rows if got.get(row.metric) is not None)
                     except (loads.Failed, wire.Refused, OSError) as error:
@@ -151,27 +153,27 @@ def _without(job, path, open_files):
 
 def _rates(job, all_jobs):
     base = next(one for one in all_jobs if one.kind == "point" and (one.mode, one.clients) == (job.mode, job.clients))
-    medians = base.medians("value")
+    medians, connect = base.medians("value"), base.medians("connect_s")
     for name in job.results:
         if name not in medians:
             job.absent.setdefault(name, "its throughput was not measured")
     if job.key.endswith("same"):
-        return dict.fromkeys(medians, min(medians.values()) / 2)
-    return {name: value / 2 for name, value in medians.items()}
+        return dict.fromkeys(medians, min(medians.values(), default=0) / 2), connect
+    return {name: value / 2 for name, value in medians.items()}, connect
 
 
-def _measure(job, path, proxy, ground, rows_in_table, rates):
+def _measure(job, path, proxy, ground, rows_in_table, rates, connect):
     # Few rounds spare the client's CPU where it is not logging in that is measured.
     user = ground.libpq("scram" if "few" in path.without else "few")
     if job.kind == "point":
         before = job.results[path.name][-1]["connect_s"] if job.results[path.name] else job.clients * CONNECT
-        return loads.pgbench(proxy, job.mode, job.clients, job.seconds + math.ceil(before), libpq=user)
+        return loads.pgbench(proxy, job.mode, job.clients, job.seconds + round(before), libpq=user)
     if job.kind == "churn":
         return loads.pgbench(proxy, "simple", job.clients, job.seconds, True, ground.libpq(job.mode))
     if job.kind == "bulk":
         return loads.bulk(proxy, job.mode, rows_in_table, job.seconds)
     if job.kind == "latency":
-        return loads.latencies(proxy, job.mode, job.clients, job.seconds, rates[path.name], ground.folder, user)
+        return loads.latencies(proxy, job.mode, job.clients, job.seconds + round(connect[path.name]), rates[path.name], ground.folder, user)
     with contextlib.ExitStack() as stack:
         # A process of its own: what earlier loads left in its allocator would make its clients look cheap.
         return loads.idle(path.start(ground, stack), job.clients, user.get("user", USER))

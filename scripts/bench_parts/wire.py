@@ -22,6 +22,10 @@ _BUFFER = memoryview(bytearray(256 * 1024))
 class Refused(Exception):
     """An ErrorResponse, or the end of the connection, where an answer was due."""
 
+    def __init__(self, text, sqlstate=None):
+        super().__init__(f"{sqlstate}: {text}" if sqlstate else text)
+        self.sqlstate = sqlstate
+
 
 def verifier(password, rounds):
     """A SCRAM verifier as PostgreSQL, PgBouncer and fedgate read it."""
@@ -79,7 +83,7 @@ class Connection:
         body = self._exactly(struct.unpack("!I", head[1:])[0] - 4)
         if head[:1] == b"E":
             fields = {part[:1]: part[1:].decode(errors="replace") for part in body.split(b"\0") if part}
-            raise Refused(f"{fields.get(b'C')}: {fields.get(b'M')}")
+            raise Refused(fields.get(b"M", ""), fields.get(b"C"))
         return head[:1], body
 
     def _log_in(self, user, password):
@@ -111,6 +115,15 @@ class Connection:
                     raise Refused("the server does not know the password")
             elif method != 0:
                 raise Refused(f"unknown kind of authentication {method}")
+
+    def answer(self, *messages):
+        """Sends messages and gives all that comes until ReadyForQuery."""
+        self.socket.sendall(b"".join(messages))
+        found = []
+        while True:
+            found.append(self.read())
+            if found[-1][0] == b"Z":
+                return found
 
     def drain(self, ends):
         """Reads on until the answer ends with one of `ends`; gives the number of bytes and which end it was."""
