@@ -8,7 +8,7 @@ import os
 import statistics
 from html import escape
 
-from bench_parts.plan import BULK, CHURN, MODES
+from bench_parts.plan import MODES
 from bench_parts.proxies import machine
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -63,7 +63,8 @@ def _table(head, rows):
 def markdown(about, jobs, names, verdict):
     """The whole generated part of docs/performance.md."""
     versions = ", ".join(f"{name} {version}" for name, version in _by_program(about["versions"]).items())
-    parts = [f"Measured {about['date']} on {machine()}; {about['others']:.1f} cores were busy with other work before the start. {versions}"
+    parts = [f"Measured {about['date']} on {machine()}; {about['others']:.1f} cores were busy with other work before the start, "
+             f"{about['others_after']:.1f} after the end. {versions}"
              + (f" (revision {about['revision']})" if about["revision"] else "") + ".",
              f"Command: `{about['command']}`: {about['rounds']} interleaved rounds of {about['seconds']} s, pgbench's scale {about['scale']}.\n"]
     compared = [(job, row) for job in jobs for row in job.rows if row.of_direct]
@@ -72,7 +73,8 @@ def markdown(about, jobs, names, verdict):
         others = [name for name in names if name != "direct"]
         rows = []
         for job, row in compared:
-            cells = [row.label, f"{_cell(job, row, 'direct').split(' ')[0]} {row.unit}"]
+            direct = job.medians(row.metric).get("direct")
+            cells = [row.label, "–" if direct is None else f"{direct:.{row.digits}f} {row.unit}"]
             for name in others:
                 ratio = _ratio(job, row, name)
                 text = f"{ratio[0]:.2f} ({ratio[1]:.2f}–{ratio[2]:.2f})" if ratio else "–"
@@ -179,7 +181,8 @@ def write(docs, text, plot):
 COLOURS = {"socat": "#8c8c8c", "haproxy": "#e69f00", "pgbouncer session": "#7cc4ee", "pgbouncer transaction": "#2a7fb8",
            "pgcat session": "#dd9cc2", "pgcat transaction": "#b3528c", "pgdog session": "#c9b84a", "pgdog transaction": "#8f8020",
            "fedgate session": "#2fae7f", "fedgate transaction": "#d9541e"}
-WIDTH, PANEL, HEIGHT, LEFT, TOP = 1000, 480, 230, 52, 34
+SHORT = {"scram": "SCRAM", "tls": "SCRAM in TLS", "certificate": "certificate", "few": "16 rounds", "copy": "COPY … TO STDOUT", "portal": "portal"}
+WIDTH, PANEL, HEIGHT, LEFT = 1000, 480, 230, 52
 
 
 def svg(jobs, names):
@@ -188,27 +191,39 @@ def svg(jobs, names):
     panels = []
     for mode in MODES:
         panels.append((f"pgbench -S, {mode}, by clients", [(str(job.clients), job, job.rows[0]) for job in jobs if job.kind == "point" and job.mode == mode]))
-    panels.append(("connect, SELECT, leave", [(CHURN[job.mode].replace(", 4096 rounds", ""), job, job.rows[0]) for job in jobs if job.kind == "churn"]))
-    panels.append(("bulk, MB/s", [(BULK[job.mode].replace("`", "").split(",")[0], job, job.rows[0]) for job in jobs if job.kind == "bulk"]))
+    panels.append(("connect, SELECT, leave", [(SHORT[job.mode], job, job.rows[0]) for job in jobs if job.kind == "churn"]))
+    panels.append(("bulk, MB/s", [(SHORT[job.mode], job, job.rows[0]) for job in jobs if job.kind == "bulk"]))
     panels.append(("p99 at one rate for all (less is better)",
                    [(f"{job.mode}, {job.clients}", job, job.rows[1]) for job in jobs if job.kind == "latency" and job.key.endswith("same")]))
     panels = [(title, bars) for title, bars in ((title, [(label, [_ratio(job, row, name) for name in shown]) for label, job, row in groups])
                                                 for title, groups in panels) if any(ratio for _, ratios in bars for ratio in ratios)]
-    lines = (len(panels) + 1) // 2
-    height = TOP + lines * HEIGHT + 10
+    legend, below = _legend(shown)
+    height = below + (len(panels) + 1) // 2 * HEIGHT + 10
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="system-ui, sans-serif" font-size="12" role="img">',
            "<title>Ratios to a direct connection, by load and path</title>",
            "<style>text{fill:#57606a}.axis{stroke:#8b949e;stroke-width:1}.one{stroke:#57606a;stroke-width:1.5;stroke-dasharray:5 3}"
            ".spread{stroke:#57606a;stroke-width:1}"
            "@media (prefers-color-scheme:dark){text{fill:#adbac7}.one,.spread{stroke:#adbac7}}</style>"]
-    at = 10
-    for name in shown:
-        out.append(f'<rect x="{at}" y="8" width="11" height="11" fill="{COLOURS.get(name, "#999999")}"/><text x="{at + 15}" y="18">{escape(name)}</text>')
-        at += 34 + 6.6 * len(name)
-    out.append(f'<line class="one" x1="{at}" x2="{at + 22}" y1="14" y2="14"/><text x="{at + 27}" y="18">direct</text>')
+    out += legend
     for number, (title, groups) in enumerate(panels):
-        out += _panel(title, groups, shown, (number % 2) * (WIDTH - PANEL), TOP + number // 2 * HEIGHT)
+        out += _panel(title, groups, shown, (number % 2) * (WIDTH - PANEL), below + number // 2 * HEIGHT)
     return "\n".join(out) + "\n</svg>\n"
+
+
+def _legend(shown):
+    """Its elements, and where what is below it begins."""
+    out, x, y = [], 10, 8
+    for name in [*shown, "direct"]:
+        width = 40 + 6.8 * len(name)
+        if x + width > WIDTH:
+            x, y = 10, y + 18
+        if name == "direct":
+            out.append(f'<line class="one" x1="{x:.0f}" x2="{x + 22:.0f}" y1="{y + 6}" y2="{y + 6}"/><text x="{x + 27:.0f}" y="{y + 10}">direct</text>')
+        else:
+            out.append(f'<rect x="{x:.0f}" y="{y}" width="11" height="11" fill="{COLOURS.get(name, "#999999")}"/>'
+                       f'<text x="{x + 15:.0f}" y="{y + 10}">{escape(name)}</text>')
+        x += width
+    return out, y + 26
 
 
 def _panel(title, groups, shown, x, y):
@@ -233,7 +248,7 @@ def _panel(title, groups, shown, x, y):
                    f'<text x="{x + LEFT - 7}" y="{scale(tick) + 4:.1f}" text-anchor="end">{tick:g}</text>')
     out.append(f'<line class="axis" x1="{x + LEFT}" x2="{x + LEFT}" y1="{y + 30}" y2="{bottom_y}"/>')
     out.append(f'<line class="axis" x1="{x + LEFT}" x2="{x + PANEL}" y1="{bottom_y}" y2="{bottom_y}"/>')
-    room = (PANEL - LEFT) / len(groups)
+    room = (PANEL - LEFT - 6) / len(groups)
     bar = min(room * 0.86 / len(shown), 26)
     for at, (label, all_ratios) in enumerate(groups):
         middle = x + LEFT + room * (at + 0.5)
