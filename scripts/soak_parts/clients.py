@@ -7,6 +7,7 @@ counter and every row in order stand in the text of each question.
 import collections
 import hashlib
 import random
+import re
 import socket
 import struct
 import threading
@@ -67,7 +68,9 @@ def code_of(error):
         return state
     if isinstance(error, (TimeoutError, psycopg.errors.ConnectionTimeout)):
         return "no answer in time"
-    return "connection lost"
+    # libpq keeps no code of what it was told at login.
+    told = re.search(r"FATAL: +([^\n]{1,70})", str(error))
+    return f"at login: {told.group(1)}" if told else "connection closed"
 
 
 class Client(threading.Thread):
