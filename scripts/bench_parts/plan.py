@@ -88,7 +88,9 @@ def jobs(chosen):
     if "idle" in wanted:
         for count in chosen.idle:
             row = Row("value", f"memory for each of {count:,} idle clients", "KiB", False, False, 1)
-            made.append(Job("idle", f"idle {count}", [row], 1, 0.5, 0.5 + count * 0.005, clients=count))
+            # Allocators keep and give back as they like, which counts for less the more clients there are.
+            rounds = 1 if chosen.quick or count > 1000 else min(3, chosen.rounds)
+            made.append(Job("idle", f"idle {count}", [row], rounds, 0.5, 3 + count * 0.005, clients=count))
     return made
 
 
