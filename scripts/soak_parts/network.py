@@ -8,6 +8,7 @@ Invariant: but for `lie`, bytes are delayed, cut off or split; none is changed, 
 """
 
 import asyncio
+import os
 import random
 import socket
 import struct
@@ -86,6 +87,8 @@ async def main(target):
             for pair in list(open_connections):
                 for each in pair:
                     reset(each)
+    # Connections that are open still would each tell of their end.
+    os._exit(0)
 
 
 if __name__ == "__main__":
