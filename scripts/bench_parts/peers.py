@@ -128,7 +128,10 @@ class Path:
         self.program = found
         libraries = ground.programs.get("FEDGATE_PEER_LIBRARIES")
         self.environment = {**os.environ, **({"LD_LIBRARY_PATH": libraries} if libraries else {})}
-        run = subprocess.run([found, *ask], env=self.environment, capture_output=True, text=True)
+        try:
+            run = subprocess.run([found, *ask], env=self.environment, capture_output=True, text=True)
+        except OSError as error:
+            raise Missing(f"it does not run: {error.strerror}") from error
         version = re.search(r"\d+\.\d[\w.+-]*", run.stdout + run.stderr)
         if run.returncode or not version:
             raise Missing(f"it does not run: {(run.stdout + run.stderr).strip()[:200]}")

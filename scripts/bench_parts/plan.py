@@ -105,7 +105,7 @@ class Progress:
     def step(self, job, text):
         self.done += 1
         self.past += job.seconds + job.overhead
-        left = (self.expected - self.past) * (time.monotonic() - self.begun) / self.past
+        left = max(0.0, self.expected - self.past) * (time.monotonic() - self.begun) / self.past
         left = f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
         print(f"[{self.done}/{self.steps}, {left} left] {text}", file=sys.stderr, flush=True)
 
