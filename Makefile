@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help build demo test matrix e2e bench regress fuzz fuzz-targets lint setup deny compose clean
+.PHONY: help build demo test matrix e2e bench bench-quick soak regress fuzz fuzz-targets lint setup deny compose clean
 
 help: ## this list
 	@echo 'fedgate, a read-only PostgreSQL gateway. Needs Rust; the rest is fetched when it is missing.'
@@ -30,8 +30,14 @@ matrix: ## what depends on PostgreSQL's version, on 14 and 18 (VERSIONS='16 17' 
 e2e: ## Trino 476 reading, failing to write, and masking what the catalog tags, with OPA and the gateway (5 min)
 	@scripts/e2e
 
-bench: ## statements and bytes through the gateway, direct and through socat
-	@scripts/bench
+bench: ## the gateway beside direct, socat, HAProxy and PgBouncer, about an hour; WRITE=1: into docs/performance.md
+	@scripts/bench-suite $(if $(WRITE),--write)
+
+bench-quick: ## a cut of it in under five minutes
+	@scripts/bench-suite --quick
+
+soak: ## mixed load with faults, every answer checked: SECONDS=3600, POOL='pool = { … }'
+	@scripts/soak --seconds $(or $(SECONDS),3600) $(if $(POOL),--pool '$(POOL)')
 
 regress: ## the guard over PostgreSQL's own regression suite: PG_REGRESS_DIR=…/src/test/regress
 	@scripts/regress

@@ -27,6 +27,15 @@ def program(name):
     raise Missing(f"{name} was not found: install PostgreSQL's server and client, or put them on PATH")
 
 
+def provide():
+    """Lets scripts/setup-postgres find the server's programs, or get them."""
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "setup-postgres")
+    run = subprocess.run([script], stdout=subprocess.PIPE, text=True)
+    if run.returncode:
+        raise Missing(run.returncode)
+    os.environ["FEDGATE_PG_BIN"] = run.stdout.strip().removeprefix("FEDGATE_PG_BIN=")
+
+
 def _folders():
     if os.environ.get("FEDGATE_PG_BIN"):
         yield os.environ["FEDGATE_PG_BIN"]
@@ -47,8 +56,8 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def _unprivileged():
-    """Who runs the server: PostgreSQL refuses to run as root."""
+def unprivileged():
+    """Who runs the server, and others that refuse to run as root; None when we are not root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -107,12 +116,15 @@ class PrivatePostgres:
 
     def __exit__(self, *_):
         if self.process:
+            if self.process.poll() is None:
+                # It may have been frozen.
+                self.signal(signal.SIGCONT)
             stop(self.process, signal.SIGINT)
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self):
-        owner = _unprivileged()
+        owner = unprivileged()
         self.folder = tempfile.mkdtemp(prefix="fedgate-pg-")
         become = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []} if owner else {}
         if owner:
@@ -132,11 +144,37 @@ class PrivatePostgres:
         self.port = free_port()
         settings = {"fsync": "off", "listen_addresses": "127.0.0.1", "port": self.port,
                     "unix_socket_directories": "", "autovacuum": "off", **self.settings}
-        log = open(os.path.join(self.folder, "log"), "wb")
-        self.process = subprocess.Popen(
-            [program("postgres"), "-D", data, *(part for k, v in settings.items() for part in ("-c", f"{k}={v}"))],
-            stdout=log, stderr=log, **common)
-        until(self._ready, 30, "the private PostgreSQL")
+        self._command = ([program("postgres"), "-D", data, *(part for k, v in settings.items() for part in ("-c", f"{k}={v}"))], common)
+        self.launch()
+
+    def launch(self):
+        """Starts the server's process, the first time or after `crash`, and waits until it takes clients."""
+        command, common = self._command
+        with open(os.path.join(self.folder, "log"), "ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, **common)
+        until(self._ready, 60, "the private PostgreSQL")
+
+    def family(self):
+        """Process ids of the server and of its children, which lead sessions of their own."""
+        found = [self.process.pid]
+        for entry in os.listdir("/proc"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{int(entry)}/stat", encoding="utf-8") as stat:
+                    if int(stat.read().rpartition(")")[2].split()[1]) == self.process.pid:
+                        found.append(int(entry))
+        return found
+
+    def signal(self, how):
+        """Sends a signal to the server and all its children; the server first, so that it starts no more of them."""
+        for pid in self.family():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, how)
+
+    def crash(self):
+        """kill -9 for all of it; `launch` brings it back on the same port with the same data."""
+        self.signal(signal.SIGSTOP)
+        self.signal(signal.SIGKILL)
+        self.process.wait()
 
     def _ready(self):
         if self.process.poll() is not None:

@@ -1,0 +1,1 @@
+"""What scripts/bench, scripts/bench-loop, scripts/bench-suite and scripts/soak are made of."""
