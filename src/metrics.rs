@@ -45,6 +45,7 @@ macro_rules! label {
 mod audit;
 mod document;
 mod http;
+mod limits;
 mod opa;
 mod policy;
 mod sync;
@@ -52,6 +53,7 @@ mod sync;
 pub use audit::{AuditFailure, AuditMetrics};
 pub use document::{DocumentMetrics, DocumentRead};
 pub use http::{HttpMetrics, HttpRefusal, Push};
+pub use limits::{EstimateOutcome, LimitKind, LimitMetrics};
 pub use opa::{Build, BundleAnswer, OpaMetrics, OpaReport, OpaState, Probe};
 pub use policy::{DeploymentState, PolicyMetrics};
 pub use sync::{RunOutcome, SyncFailure, SyncMetrics};
@@ -245,6 +247,7 @@ struct Families {
     refusals: IntCounterVec,
     catalogue_refreshes: IntCounterVec,
     catalogue_loaded: GaugeVec,
+    limits: limits::LimitFamilies,
 }
 
 fn register<C: Collector + Clone + 'static>(
@@ -405,6 +408,7 @@ impl Metrics {
                         &["source"],
                     ),
                 )?,
+                limits: limits::LimitFamilies::new(&registry)?,
             },
             registry,
         })
@@ -467,6 +471,7 @@ impl Metrics {
                 families.catalogue_refreshes.with_label_values(&[name, outcome])
             }),
             catalogue_loaded: families.catalogue_loaded.with_label_values(&[name]),
+            limits: families.limits.source(name),
         }
     }
 
@@ -481,6 +486,7 @@ impl Metrics {
         let _ = families.upstream_open_seconds.remove_label_values(&[name]);
         let _ = families.upstream_open_failures.remove_label_values(&[name]);
         let _ = families.catalogue_loaded.remove_label_values(&[name]);
+        families.limits.forget(name);
         for state in UpstreamState::ALL {
             let _ = families.upstream_connections.remove_label_values(&[name, state.as_str()]);
         }
@@ -517,6 +523,8 @@ pub struct SourceMetrics {
     pub bytes_to_client: IntCounter,
     /// Of all sources together.
     pub verdicts: VerdictMetrics,
+    /// `fedgate_limit_…{source}`
+    pub limits: LimitMetrics,
     up: IntGauge,
     read_only: IntGauge,
     upstream: ByLabel<UpstreamState, IntGauge>,

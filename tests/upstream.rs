@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use fedgate::config::{self, Host, SecretFile, SourceLogin, SourceTls, TlsMode};
+use fedgate::config::{self, Host, SecretFile, SourceLogin, SourceTls, TargetSession, TlsMode};
 use fedgate::guard::Mode;
 use fedgate::ids::SourceName;
 use fedgate::upstream::{Failure, OpenError, Opened, Opening, RelayFit, Source, Stage, Stream, relay_works};
@@ -68,6 +68,8 @@ fn settings(hosts: Vec<Host>, user: &str, password: Option<PathBuf>) -> config::
         idle_in_transaction_timeout: Duration::from_secs(300),
         connect_timeout: PATIENCE,
         catalogue_refresh: Duration::from_secs(300),
+        target_session: TargetSession::Any,
+        limits: config::SourceLimits::default(),
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::config;
 use crate::ids::SourceName;
 use crate::metrics::{Metrics, SourceMetrics};
-use crate::session::{self, OpenSource, Snapshot};
+use crate::session::{self, OpenSource, Restraints, Snapshot, Watch};
 use crate::sql;
 use crate::sql::catalogue::Catalogue;
 use crate::sql::catalogue::graph::{self, Rows};
@@ -43,6 +43,8 @@ struct Kept {
     published: Published,
     failures: Arc<watch::Sender<Option<Fault>>>,
     keeper: AbortHandle,
+    /// What its limits need to run.
+    _watch: Watch,
 }
 
 impl Drop for Kept {
@@ -128,6 +130,11 @@ impl Sources {
         if let Some(catalogue) = known {
             keeper.publish(catalogue);
         }
+        let restraints = before.as_ref().map_or_else(
+            || Restraints::new(metrics.limits.clone()),
+            |before| Arc::clone(&before.open.restraints),
+        );
+        let watch = restraints.watch(&source);
         let open = OpenSource {
             source,
             snapshots: published.subscribe(),
@@ -135,9 +142,10 @@ impl Sources {
             stale: Arc::clone(&keeper.stale),
             metrics,
             reporter,
+            restraints,
         };
         let keeper = tokio::spawn(keeper.run()).abort_handle();
-        Kept { open, config, published, failures, keeper }
+        Kept { open, config, published, failures, keeper, _watch: watch }
     }
 }
 

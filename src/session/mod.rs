@@ -8,6 +8,7 @@ mod cancel;
 mod clock;
 mod drain;
 mod judge;
+mod limits;
 mod prepared;
 mod relay;
 mod ruling;
@@ -32,6 +33,7 @@ pub use aside::{Aside, AsideMetrics};
 pub use cancel::Cancels;
 pub use drain::Drain;
 pub use judge::{Judge, Snapshot, Who};
+pub use limits::{Restraints, Watch, Works};
 pub use relay::{End, Parts, Relay, Timeouts};
 pub use ruling::{Ruling, Rulings, Why};
 pub use startup::ClientStream;
@@ -92,6 +94,8 @@ pub struct OpenSource {
     pub stale: Arc<Notify>,
     pub metrics: SourceMetrics,
     pub reporter: SourceReporter,
+    /// What the limits of the source count.
+    pub restraints: Arc<Restraints>,
 }
 
 /// Read buffers of the thread that a session runs on.
@@ -224,7 +228,7 @@ pub async fn serve<S>(
     };
     let Some(stream) = slot else { return };
     kept.metrics.established();
-    let Begun { open, lease, who, snapshot, name_prefix, mut upstream, registration } = begun;
+    let Begun { open, lease, who, snapshot, name_prefix, mut upstream, registration, settings } = begun;
     upstream.now(UpstreamState::Leased);
     let _session = open.reporter.session();
     let config = Arc::clone(&snapshot.config);
@@ -240,6 +244,7 @@ pub async fn serve<S>(
         source: config.name.shared(),
         client_user: user.shared(),
     });
+    let works = limits::Works::new(Arc::clone(&open.restraints), &user, settings.into());
     let judge = Judge::new(
         who,
         open.snapshots.clone(),
@@ -257,6 +262,7 @@ pub async fn serve<S>(
         lease: Lease::new(lease, buffers.source),
         source: Arc::clone(&open.source),
         judge,
+        works,
         limits: shared.gateway.limits.clone(),
         drain,
         timeouts: Timeouts {
@@ -297,6 +303,8 @@ struct Begun {
     name_prefix: String,
     upstream: crate::metrics::UpstreamCounted,
     registration: cancel::Registration,
+    /// The session's own settings at its start, but for application_name.
+    settings: Vec<(String, String)>,
 }
 
 /// `startup_timeout` is over; `waiting`: for that source, not for the client.
@@ -449,6 +457,7 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
         name_prefix,
         upstream,
         registration,
+        settings: opening.settings,
     }))
 }
 
@@ -557,6 +566,7 @@ pub fn fault(error: &OpenError) -> Fault {
         | Failure::Conversation(_) => Fault::Authentication,
         Failure::NoPassword | Failure::PasswordFile { .. } => Fault::Secret,
         Failure::Pin { .. } | Failure::Setting(_) => Fault::Pinning,
+        Failure::Unwanted(_) => Fault::NotReady,
         Failure::Server(error) => match error.sqlstate.as_str() {
             "53300" => Fault::Full,
             "57P01" | "57P02" | "57P03" => Fault::NotReady,

@@ -23,6 +23,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     pub(super) fn walk_answers(&mut self) -> Result<(), End> {
         while self.client_out.len() < BACKLOG {
+            if self.dropping > 0 {
+                let count = self.dropping.min(self.lease.inbound.data().len());
+                if count == 0 {
+                    return Ok(());
+                }
+                // Nothing lies before it: what did was settled when it began.
+                self.lease.inbound.consume(count);
+                self.dropping -= count;
+                continue;
+            }
             let unseen = self.lease.inbound.data().get(self.approved..).unwrap_or_default();
             if self.passing > 0 {
                 let count = self.passing.min(unseen.len());
@@ -43,12 +53,23 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             };
             match header.kind {
                 // Rows and copy data: the bulk of all traffic.
-                b'D' | b'd' => self.passing = header.size,
-                b'A' | b'N' | b'T' | b't' | b'H' | b'V' => {
+                b'D' | b'd' | b'V' => {
+                    if self.cuts(header.size) {
+                        self.drop_message(header.size);
+                    } else {
+                        self.passing = header.size;
+                    }
+                }
+                b'A' | b'N' => self.passing = header.size,
+                b'T' | b't' | b'H' => {
                     if header.kind == b'T' {
                         self.answered_describe();
                     }
-                    self.passing = header.size;
+                    if self.muted {
+                        self.drop_message(header.size);
+                    } else {
+                        self.passing = header.size;
+                    }
                 }
                 _ if header.size > INSPECTED => {
                     if header.kind != b'E' {
@@ -56,7 +77,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     }
                     // Too long to look into: an error all the same.
                     self.answered_error();
-                    self.passing = header.size;
+                    if self.muted {
+                        self.drop_message(header.size);
+                    } else {
+                        self.passing = header.size;
+                    }
                 }
                 kind => {
                     if unseen.len() < header.size {
@@ -76,7 +101,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     fn pass(&mut self, size: usize) {
+        if self.muted {
+            return self.hide(size);
+        }
         self.approved += size;
+    }
+
+    /// A message goes nowhere, however much of it is there yet.
+    fn drop_message(&mut self, size: usize) {
+        self.settle_approved();
+        self.dropping = size;
     }
 
     fn hide(&mut self, size: usize) {
@@ -116,6 +150,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 if let Some(readings) = &mut self.readings {
                     readings.answered(true);
                 }
+                self.works.answered(true);
                 self.since = Instant::now();
                 self.pass(size);
             }
@@ -157,7 +192,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return Err(End::SourceGone("reported an unknown transaction status"));
         };
         self.answered(!self.failed);
+        self.works.ready(status == Status::Idle, self.failed, self.expects.is_empty());
         self.failed = false;
+        self.muted = false;
         self.status = status;
         self.since = Instant::now();
         self.copy_in = None;
@@ -182,6 +219,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     /// What was expected first has its answer, or never will.
     fn answered(&mut self, succeeded: bool) {
+        if matches!(self.expects.front(), Some(Expect::Query(_) | Expect::Execute(_))) {
+            self.works.answered(false);
+        }
         if let Some(readings) = &mut self.readings
             && matches!(self.expects.front(), Some(Expect::Query(_) | Expect::Execute(_)))
         {
@@ -224,11 +264,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             {
                 Some(refused.error.clone())
             }
-            _ if self.cancelling.is_some() && is(SqlState::QUERY_CANCELED) => Some(statement_timeout()),
+            _ if is(SqlState::QUERY_CANCELED) => {
+                self.cancelling.as_ref().map(|cancelling| cancelling.why.clone())
+            }
             _ => None,
         };
         self.farewell |= fatal;
         match (replaced, self.expects.front()) {
+            // The client has its error already; that the session ends is another matter.
+            _ if self.muted && !fatal => self.hide(size),
+            _ if self.muted => self.approved += size,
             (Some(error), _) => {
                 self.hide(size);
                 self.edit(|out| error.encode(out));
@@ -287,7 +332,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             self.hide(size);
             self.edit(|out| backend::parameter_status("application_name", &shown, out));
         } else {
-            self.pass(size);
+            self.approved += size;
         }
         Ok(())
     }

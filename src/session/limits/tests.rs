@@ -1,0 +1,3 @@
+//! A session's limits without a source: portions, days, paths.
+
+use super::*;
