@@ -18,7 +18,7 @@ use crate::upstream::Source;
 /// Sessions of clients at work, less this one; and how far a standby is behind.
 ///
 /// A standby that has replayed all that it received is not behind, however long ago its primary last wrote, as long as
-/// it still receives. Whether this role sees the sessions of others is asked too: without `pg_read_all_stats` it does
+/// it still receives; one that has replayed no transaction yet is behind since it started. Whether this role sees the sessions of others is asked too: without `pg_read_all_stats` it does
 /// not, and counts its own.
 const ASK: &str = "
 SELECT (SELECT pg_catalog.count(*)::int4 FROM pg_catalog.pg_stat_activity
@@ -26,7 +26,8 @@ SELECT (SELECT pg_catalog.count(*)::int4 FROM pg_catalog.pg_stat_activity
        CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN NULL
             WHEN pg_catalog.pg_last_wal_receive_lsn() = pg_catalog.pg_last_wal_replay_lsn()
              AND EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) THEN 0
-            ELSE pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp())
+            ELSE pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - COALESCE(
+                 pg_catalog.pg_last_xact_replay_timestamp(), pg_catalog.pg_postmaster_start_time()))
        END::float8,
        pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE')";
 

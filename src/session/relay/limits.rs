@@ -5,7 +5,7 @@
 
 use super::*;
 use crate::ids::{EndUser, RefusalClass};
-use crate::session::limits::{Cost, Limited, Statement};
+use crate::session::limits::{self, Cost, Limited, Statement};
 
 /// What the limits say to a message.
 pub(super) enum Allowed {
@@ -31,18 +31,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         let admitted = || {
             steps.iter().filter_map(|step| match step {
-                Step::Admit(admitted) if works(admitted.class) => Some(admitted),
-                Step::Admit(_) | Step::Refuse(_) => None,
+                Step::Admit(admitted) => Some(admitted),
+                Step::Refuse(_) => None,
             })
         };
-        for admitted in admitted() {
+        for admitted in admitted().filter(|admitted| is_planned(admitted)) {
             match self.cost_of(&config, &admitted.permit, &admitted.effect) {
                 Cost::Fine => {}
                 Cost::Wait => return Allowed::Later,
                 Cost::TooMuch(limited) => return Allowed::No(self.limited(limited, sql)),
             }
         }
-        if !admitted().any(|admitted| crate::session::limits::works(admitted.permit.text())) {
+        if !admitted().any(|admitted| works(admitted.class) && limits::works(admitted.permit.text())) {
             return Allowed::Yes;
         }
         let end_user = self.judge.end_user(sql);
@@ -75,7 +75,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     /// Of a Parse: what is prepared may be run any number of times, so what it would cost is asked now.
     pub(super) fn allowed_parse(&mut self, parse: &frontend::Parse<'_>, admitted: &Admitted) -> Allowed {
         let config = Arc::clone(self.judge.config());
-        if config.limits.cost.is_none() || !works(admitted.class) {
+        if config.limits.cost.is_none() || !is_planned(admitted) {
             return Allowed::Yes;
         }
         let generation = self.judge.generation();
@@ -110,8 +110,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             }
         }
         // One that nobody knows counts.
-        let counts = meanings.is_empty()
-            || meanings.iter().any(|prepared| crate::session::limits::works(prepared.permit.text()));
+        let counts =
+            meanings.is_empty() || meanings.iter().any(|prepared| limits::works(prepared.permit.text()));
         if !counts {
             return Allowed::Yes;
         }
@@ -152,10 +152,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     pub(super) fn next_within_limits(&mut self, sql: &[u8], admitted: &Admitted) {
         self.touches(&admitted.permit, admitted.class, &admitted.effect, true);
         let config = Arc::clone(self.judge.config());
-        if !config.limits.hold_back()
-            || !works(admitted.class)
-            || !crate::session::limits::works(admitted.permit.text())
-        {
+        if !config.limits.hold_back() || !works(admitted.class) || !limits::works(admitted.permit.text()) {
             return;
         }
         let end_user: Option<EndUser> = self.judge.end_user(sql);
@@ -211,6 +208,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         });
         self.cancelling =
             Some(Cancelling { request: Some(request), until: Instant::now() + CANCEL_GRACE, why });
+    }
+}
+
+/// What its planner is asked about: reads, and what is prepared to be run later. A writer's writes are not.
+fn is_planned(admitted: &Admitted) -> bool {
+    match admitted.class {
+        StatementClass::Read => true,
+        StatementClass::Session => matches!(admitted.effect, Effect::Prepare { .. }),
+        StatementClass::Write | StatementClass::Transaction | StatementClass::Empty => false,
     }
 }
 
