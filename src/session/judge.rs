@@ -185,7 +185,8 @@ impl Judge {
         self.snapshot.generation != self.began || self.ruled_anew
     }
 
-    fn refresh(&mut self) {
+    /// Takes up what a reload has changed.
+    pub(super) fn refresh(&mut self) {
         if let Some(rulings) = &mut self.rulings
             && rulings.has_changed().unwrap_or(false)
         {

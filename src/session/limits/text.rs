@@ -25,6 +25,45 @@ pub(super) struct Query {
     pub(super) parameters: bool,
 }
 
+/// Longer texts are not taken apart on the thread that relays.
+const LONG: usize = 8 << 10;
+
+/// Whether there is anything to ask about an admitted text, by its first word; `true` where more than that is needed.
+pub(super) fn may_be_asked(text: &[u8]) -> bool {
+    let Ok(text) = lexer::utf8(text) else { return true };
+    let mut lexer = Lexer::new(text);
+    loop {
+        match lexer.next_item() {
+            Ok(Some(Item::Comment(_))) => {}
+            Ok(Some(Item::Token(token))) if token.kind == Kind::Semicolon => {}
+            Ok(Some(Item::Token(token))) => return !WITHOUT.iter().any(|word| token.is(word)),
+            Ok(None) => return false,
+            Err(_) => return true,
+        }
+    }
+}
+
+/// First words of what has no plan: what was asked about when it got its name, and what moves transactions and settings.
+const WITHOUT: [&str; 17] = [
+    "execute",
+    "fetch",
+    "move",
+    "close",
+    "deallocate",
+    "show",
+    "begin",
+    "start",
+    "commit",
+    "end",
+    "rollback",
+    "abort",
+    "savepoint",
+    "release",
+    "set",
+    "reset",
+    "discard",
+];
+
 /// What there is to ask about an admitted text.
 pub(super) fn subject(text: &[u8]) -> Subject {
     match tokens(text) {
@@ -54,10 +93,7 @@ fn of(tokens: &[Token<'_>], end: usize) -> Subject {
         _ => "",
     };
     match word {
-        // Queries of their own that were asked about when they got their names, and what reads a setting.
-        "execute" | "fetch" | "move" | "close" | "deallocate" | "show" => Subject::Nothing,
-        "begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release" | "set"
-        | "reset" | "discard" => Subject::Nothing,
+        word if WITHOUT.contains(&word) => Subject::Nothing,
         "declare" => match tokens.iter().position(|token| token.is("for")) {
             Some(at) => query(tokens.get(at + 1..).unwrap_or_default(), end),
             None => Subject::Nothing,
@@ -241,7 +277,7 @@ pub(in crate::session) fn works(text: &[u8]) -> bool {
 /// What an estimate is remembered by: everything that the planner was asked with.
 pub(super) type Key = [u8; 32];
 
-/// The key of a question; comments do not count, since an engine puts another one behind each statement, but for those
+/// The key of a question; a long text counts as it is. Comments do not count, since an engine puts another one behind each statement, but for those
 /// that an extension may read as a hint.
 pub(super) fn key(
     text: &[u8],
@@ -260,7 +296,7 @@ pub(super) fn key(
     part(types);
     part(path.unwrap_or_default());
     match lexer::utf8(text) {
-        Ok(whole) => {
+        Ok(whole) if whole.len() < LONG => {
             let mut lexer = Lexer::new(whole);
             loop {
                 match lexer.next_item() {
@@ -281,7 +317,7 @@ pub(super) fn key(
                 }
             }
         }
-        Err(_) => part(text),
+        Ok(_) | Err(_) => part(text),
     }
     hash.finalize().into()
 }
@@ -334,7 +370,9 @@ mod tests {
             ("LOCK t", "LOCK t"),
         ] {
             assert_eq!(asked(text), wanted, "{text}");
+            assert!(wanted == "-" || may_be_asked(text.as_bytes()), "{text}");
         }
+        assert!(!may_be_asked(b"-- a\nSHOW x") && !may_be_asked(b""));
         assert!(is_table_of_copy(b"COPY t TO STDOUT") && !is_table_of_copy(b"COPY (TABLE t) TO STDOUT"));
     }
 

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::estimate::{Outcome, Question};
 use super::ledger::{Given, Passed, User};
 use super::refusal::{Limited, NoEstimate, Words};
-use super::text::{self, Key, Subject, Touch, subject};
+use super::text::{self, Key, Touch};
 use super::{AtWork, Restraints};
 use crate::config::{self, Amount, quiet_until};
 use crate::guard::{Effect, Permit};
@@ -177,7 +177,7 @@ impl Works {
         if self.asking.is_some() {
             return Cost::Wait;
         }
-        if subject(permit.text()) == Subject::Nothing {
+        if !text::may_be_asked(permit.text()) {
             return Cost::Fine;
         }
         let words = Words { source: &config.name, limits: &config.limits };

@@ -23,12 +23,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         limited.error
     }
 
+    /// The source with its limits, if it has any; a source without costs nothing here.
+    fn limits_in_force(&self) -> Option<Arc<config::Source>> {
+        let config = self.judge.config();
+        config.limits.hold_back().then(|| Arc::clone(config))
+    }
+
     /// Of a Query, before anything of it is sent.
     pub(super) fn allowed_query(&mut self, sql: &[u8], steps: &[Step]) -> Allowed {
-        let config = Arc::clone(self.judge.config());
-        if !config.limits.hold_back() {
-            return Allowed::Yes;
-        }
+        let Some(config) = self.limits_in_force() else { return Allowed::Yes };
         let admitted = || {
             steps.iter().filter_map(|step| match step {
                 Step::Admit(admitted) => Some(admitted),
@@ -74,7 +77,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     /// Of a Parse: what is prepared may be run any number of times, so what it would cost is asked now.
     pub(super) fn allowed_parse(&mut self, parse: &frontend::Parse<'_>, admitted: &Admitted) -> Allowed {
-        let config = Arc::clone(self.judge.config());
+        let Some(config) = self.limits_in_force() else { return Allowed::Yes };
         if config.limits.cost.is_none() || !is_planned(admitted) {
             return Allowed::Yes;
         }
@@ -88,10 +91,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     /// Of an Execute.
     pub(super) fn allowed_execute(&mut self, portal: &[u8]) -> Allowed {
-        let config = Arc::clone(self.judge.config());
-        if !config.limits.hold_back() {
-            return Allowed::Yes;
-        }
+        // Nothing was judged for this message: a reload may not be known yet.
+        self.judge.refresh();
+        let Some(config) = self.limits_in_force() else { return Allowed::Yes };
         let meanings = self.statements.portal_meanings(portal).unwrap_or_default();
         let permit = meanings.last().map(|prepared| prepared.permit.clone());
         let sql = permit.as_ref().map(Permit::text).unwrap_or_default();
@@ -135,10 +137,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     /// Of a FunctionCall.
     pub(super) fn allowed_call(&mut self) -> Allowed {
-        let config = Arc::clone(self.judge.config());
-        if !config.limits.hold_back() {
-            return Allowed::Yes;
-        }
+        // Nothing was judged for this message: a reload may not be known yet.
+        self.judge.refresh();
+        let Some(config) = self.limits_in_force() else { return Allowed::Yes };
         if let Err(limited) = self.works.admit(&config, None) {
             return Allowed::No(self.limited(limited, b""));
         }
@@ -151,8 +152,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     /// One admitted statement of a Query is sent next.
     pub(super) fn next_within_limits(&mut self, sql: &[u8], admitted: &Admitted) {
         self.touches(&admitted.permit, admitted.class, &admitted.effect, true);
-        let config = Arc::clone(self.judge.config());
-        if !config.limits.hold_back() || !works(admitted.class) || !limits::works(admitted.permit.text()) {
+        let Some(config) = self.limits_in_force() else { return };
+        if !works(admitted.class) || !limits::works(admitted.permit.text()) {
             return;
         }
         let end_user: Option<EndUser> = self.judge.end_user(sql);

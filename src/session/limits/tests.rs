@@ -1,3 +1,0 @@
-//! A session's limits without a source: portions, days, paths.
-
-use super::*;
