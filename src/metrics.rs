@@ -471,8 +471,12 @@ impl Metrics {
                 families.catalogue_refreshes.with_label_values(&[name, outcome])
             }),
             catalogue_loaded: families.catalogue_loaded.with_label_values(&[name]),
-            limits: families.limits.source(name),
         }
+    }
+
+    /// The handles of one source's limits; asking twice gives handles on the same numbers.
+    pub fn limits(&self, name: &SourceName) -> LimitMetrics {
+        self.families.limits.source(name.as_str())
     }
 
     /// Takes the numbers of a source that is no longer configured out of the page. Sessions that
@@ -523,8 +527,6 @@ pub struct SourceMetrics {
     pub bytes_to_client: IntCounter,
     /// Of all sources together.
     pub verdicts: VerdictMetrics,
-    /// `fedgate_limit_…{source}`
-    pub limits: LimitMetrics,
     up: IntGauge,
     read_only: IntGauge,
     upstream: ByLabel<UpstreamState, IntGauge>,
@@ -728,6 +730,7 @@ mod tests {
     fn the_table_in_the_documentation_is_complete() {
         let metrics = Metrics::new().unwrap();
         let source = metrics.source(&SourceName::new("s"));
+        let _limits = metrics.limits(&SourceName::new("s"));
         source.up(true);
         let code: BTreeSet<(String, String, String)> = metrics
             .registry

@@ -6,6 +6,7 @@
 #[path = "startup/house.rs"]
 mod house;
 #[path = "startup/raw.rs"]
+#[allow(unused_imports, reason = "nobody here speaks TLS")]
 mod raw;
 mod support;
 

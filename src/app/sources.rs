@@ -131,7 +131,7 @@ impl Sources {
             keeper.publish(catalogue);
         }
         let restraints = before.as_ref().map_or_else(
-            || Restraints::new(metrics.limits.clone()),
+            || Restraints::new(self.metrics.limits(&config.name)),
             |before| Arc::clone(&before.open.restraints),
         );
         let watch = restraints.watch(&source);

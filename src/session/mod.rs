@@ -244,7 +244,8 @@ pub async fn serve<S>(
         source: config.name.shared(),
         client_user: user.shared(),
     });
-    let works = limits::Works::new(Arc::clone(&open.restraints), &user, settings.into());
+    // Sessions are moved about as they begin; what is rarely looked at lies apart.
+    let works = Box::new(limits::Works::new(Arc::clone(&open.restraints), &user, settings.into()));
     let judge = Judge::new(
         who,
         open.snapshots.clone(),

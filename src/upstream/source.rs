@@ -249,14 +249,15 @@ impl Source {
                         return Ok(opened);
                     }
                     let deadline = Instant::now() + self.config.connect_timeout;
-                    let (opened, standby) =
-                        match is_standby(opened, opening.mode == Mode::ReadOnly, deadline).await {
-                            Ok(told) => told,
-                            Err(failure) => {
-                                failures.push(HostFailure { host: target.to_string(), failure });
-                                continue;
-                            }
-                        };
+                    // Boxed, or the future of each session's start would be larger by what is rarely asked.
+                    let told = Box::pin(is_standby(opened, opening.mode == Mode::ReadOnly, deadline));
+                    let (opened, standby) = match told.await {
+                        Ok(told) => told,
+                        Err(failure) => {
+                            failures.push(HostFailure { host: target.to_string(), failure });
+                            continue;
+                        }
+                    };
                     self.roles.found(at, standby);
                     if fits(wanted, standby) {
                         return Ok(opened);

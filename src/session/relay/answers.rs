@@ -265,7 +265,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 Some(refused.error.clone())
             }
             _ if is(SqlState::QUERY_CANCELED) => {
-                self.cancelling.as_ref().map(|cancelling| cancelling.why.clone())
+                self.cancelling.as_ref().map(|cancelling| (*cancelling.why).clone())
             }
             _ => None,
         };

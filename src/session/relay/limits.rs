@@ -207,8 +207,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             // The grace period ends the session when the cancel does not arrive.
             let _ = source.cancel(&target).await;
         });
-        self.cancelling =
-            Some(Cancelling { request: Some(request), until: Instant::now() + CANCEL_GRACE, why });
+        self.cancelling = Some(Cancelling {
+            request: Some(request),
+            until: Instant::now() + CANCEL_GRACE,
+            why: Box::new(why),
+        });
     }
 }
 

@@ -139,7 +139,7 @@ pub struct Parts<C> {
     pub source: Arc<Source>,
     pub judge: Judge,
     /// What the source takes of its clients at most.
-    pub works: Works,
+    pub works: Box<Works>,
     pub limits: Limits,
     pub drain: watch::Receiver<Drain>,
     pub timeouts: Timeouts,
@@ -185,7 +185,7 @@ pub struct Relay<C> {
     failed: bool,
     statements: Statements,
     judge: Judge,
-    works: Works,
+    works: Box<Works>,
     limits: Limits,
     drain: drain::Listener,
     name_prefix: String,
@@ -212,7 +212,7 @@ struct Cancelling {
     request: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     until: Instant,
     /// In the place of the source's own words when it has ended the statement.
-    why: ClientError,
+    why: Box<ClientError>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
@@ -525,7 +525,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return Some(End::Fatal(error));
         }
         if let Some(cancelling) = &self.cancelling {
-            let error = ClientError { severity: crate::wire::Severity::Fatal, ..cancelling.why.clone() };
+            let error = ClientError { severity: crate::wire::Severity::Fatal, ..(*cancelling.why).clone() };
             return Some(End::Fatal(error));
         }
         self.cancel(statement_timeout());

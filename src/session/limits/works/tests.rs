@@ -32,7 +32,7 @@ fn source(limits: &str) -> Arc<config::Source> {
 
 fn restraints(clock: fn() -> SystemTime) -> Arc<Restraints> {
     let metrics = Metrics::new().unwrap();
-    Restraints::with_clock(metrics.source(&SourceName::new("s")).limits, clock)
+    Restraints::with_clock(metrics.limits(&SourceName::new("s")), clock)
 }
 
 fn works(restraints: &Arc<Restraints>, user: &str) -> Works {
