@@ -3,6 +3,9 @@
 //!
 //! Invariant: everything here was said over a socket to the built gateway before a real PostgreSQL.
 
+#[path = "startup/door.rs"]
+#[allow(dead_code, reason = "each test crate uses its own part of this")]
+mod door;
 #[path = "startup/house.rs"]
 mod house;
 #[path = "startup/raw.rs"]
@@ -13,6 +16,7 @@ mod support;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use door::{Behind, Door};
 use house::{House, UPSTREAM_DATABASE, UPSTREAM_USER, ends_well, no_leak, source};
 use raw::{Message, Raw, V3_0, frame, query, startup};
 use support::{Gateway, Postgres, Setup};
@@ -567,6 +571,27 @@ fn the_planner_is_asked_as_the_client_would_ask() {
         assert_eq!(prepared(&mut raw, &format!("SET search_path = s{number}, one"), &[], &[]).error, None);
         assert_eq!(prepared(&mut raw, cross, &[], &[]).rows(), 100, "{number}");
     }
+    for number in 0..20 {
+        assert_eq!(prepared(&mut raw, &format!("SET search_path = one, t{number}"), &[], &[]).error, None);
+        assert_eq!(prepared(&mut raw, cross, &[], &[]).rows(), 100, "{number}");
+    }
+    // In one text, or in one pipeline, it counts for what stands behind it.
+    assert_eq!(ask(&mut raw, &format!("SET search_path = two; {cross}")).sqlstate(), "54000");
+    ask(&mut raw, "SET search_path = one");
+    raw.send(
+        &[
+            parse("", "SET search_path = two", &[]),
+            bind("", "", &[]),
+            execute("", 0),
+            parse("", cross, &[]),
+            bind("", "", &[]),
+            execute("", 0),
+            sync(),
+        ]
+        .concat(),
+    );
+    assert_eq!(answer(&mut raw).sqlstate(), "54000");
+    ask(&mut raw, "SET search_path = one");
     ask(&mut raw, "BEGIN");
     for number in 0..20 {
         ask(&mut raw, &format!("SET search_path = one, s{number}"));
@@ -673,6 +698,41 @@ fn the_breaker_lets_fewer_through_while_the_source_suffers() {
     gateway.wait_for_line("the source has recovered");
     assert_eq!(ask(&mut raw, "SELECT 1").error, None);
     assert!(metric(&gateway, "fedgate_limit_source_latency_seconds{source=\"climscore\"}") > 0.0);
+    ends_well(gateway);
+}
+
+#[test]
+fn a_source_that_does_not_answer_suffers() {
+    let server = filled().address().parse().unwrap();
+    let door = Door::open(Behind::Server(server));
+    let limits = "breaker = { latency = \"400ms\", timeout = \"400ms\", every = \"100ms\", least = 1 }";
+    let gateway = house(limits).hosts(&door.address()).start();
+    let ceiling = || metric(&gateway, "fedgate_limit_breaker_ceiling{source=\"climscore\"}");
+    let samples = |outcome: &str| {
+        metric(
+            &gateway,
+            &format!("fedgate_limit_samples_total{{outcome=\"{outcome}\",source=\"climscore\"}}"),
+        )
+    };
+    until("it was looked at", || samples("ok") > 0.0);
+    let locked = Locked::new("locked_in_silence");
+    let (mut one, mut two) = (client(&gateway, "visitor"), client(&gateway, "other"));
+    one.send(&locked.query());
+    until_at_work(&gateway, 1.0);
+    // Sessions that are open go on; nobody new gets an answer, the next probe's connection among them.
+    door.set(Behind::Silence(Vec::new()));
+    source().execute(
+        "postgres",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fedgate' AND query = 'SELECT 1'",
+    );
+    until("it holds back", || ceiling() == 1.0 && samples("failed") > 0.0);
+    ask(&mut two, "SELECT 1")
+        .says("53400", &["did not answer a probe within 400ms", "limits.breaker.timeout"]);
+    door.set(Behind::Server(server));
+    until("it lets everything through again", || ceiling() == 0.0);
+    assert_eq!(ask(&mut two, "SELECT 1").error, None);
+    locked.unlock();
+    assert_eq!(answer(&mut one).error, None);
     ends_well(gateway);
 }
 

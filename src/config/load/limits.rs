@@ -25,7 +25,7 @@ pub(super) fn target_session(section: &mut Section<'_, '_>) -> TargetSession {
     section.word("target_session_attrs", &words).map_or(TargetSession::Any, |found| found.value)
 }
 
-pub(super) fn limits(section: &mut Section<'_, '_>) -> SourceLimits {
+pub(super) fn limits(section: &mut Section<'_, '_>, relayed: bool) -> SourceLimits {
     let Some(mut limits) = section.section("limits") else { return SourceLimits::default() };
     let contact = limits.text("contact").and_then(|found| {
         let text = found.value.trim();
@@ -42,6 +42,14 @@ pub(super) fn limits(section: &mut Section<'_, '_>) -> SourceLimits {
         Amount { rows: count(&mut limits, "answer_rows", MOST), bytes: bytes(&mut limits, "answer_bytes") };
     let day = Amount { rows: count(&mut limits, "day_rows", MOST), bytes: bytes(&mut limits, "day_bytes") };
     let cost = cost(&mut limits);
+    if relayed && cost.is_some() {
+        // The planner would be asked by another role than the one that runs the statement, with other rights and perhaps
+        // with another search_path.
+        limits.problem(
+            "cost",
+            "needs sessions of the gateway's own login, and method = \"relay\" has the client's",
+        );
+    }
     let mut quiet_hours = Vec::new();
     for text in limits.texts("quiet_hours").map(|found| found.value).unwrap_or_default() {
         match QuietHours::parse(&text.value) {

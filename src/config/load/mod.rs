@@ -137,13 +137,15 @@ struct Loader<'b> {
 #[derive(Clone, Copy)]
 struct Context {
     client_certificates: bool,
+    /// Sessions are of the client's own login.
+    relayed: bool,
 }
 
 impl Loader<'_> {
     /// None only after a problem was noted.
     fn config<'r, 't>(mut self, mut root: Section<'r, 't>, empty: &'r DeTable<'t>) -> Option<Config> {
         self.host_network = root.boolean_or("fedgate_host_network", false);
-        let mut context = Context { client_certificates: false };
+        let mut context = Context { client_certificates: false, relayed: false };
         let gateway = match root.section("gateway") {
             Some(section) => self.gateway(section, &mut context),
             None => {

@@ -96,7 +96,7 @@ impl Loader<'_> {
             }
         });
         let target_session = target_session(&mut section);
-        let limits = limits(&mut section);
+        let limits = limits(&mut section, context.relayed);
         let limit = Duration::from_millis(i32::MAX as u64);
         let statement_timeout =
             section.duration("statement_timeout", Duration::from_secs(600), Duration::ZERO, limit);

@@ -38,7 +38,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 Step::Refuse(_) => None,
             })
         };
-        for admitted in admitted().filter(|admitted| is_planned(admitted)) {
+        for admitted in admitted() {
+            // What comes behind it in this text may look names up where this says.
+            self.touches(&admitted.permit, admitted.class, &admitted.effect, false);
+            if !is_planned(admitted) {
+                continue;
+            }
             match self.cost_of(&config, &admitted.permit, &admitted.effect) {
                 Cost::Fine => {}
                 Cost::Wait => return Allowed::Later,
@@ -115,6 +120,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         let counts =
             meanings.is_empty() || meanings.iter().any(|prepared| limits::works(prepared.permit.text()));
         if !counts {
+            if let [only] = meanings.as_slice() {
+                self.works.touches(&only.permit, &only.effect, true);
+            }
             return Allowed::Yes;
         }
         let end_user = self.judge.end_user(sql);
