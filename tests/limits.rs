@@ -702,6 +702,41 @@ fn the_breaker_lets_fewer_through_while_the_source_suffers() {
 }
 
 #[test]
+fn a_limit_leaves_one_event_one_line_and_one_count_for_each_refusal() {
+    let audit = "[audit]\nkind = \"file\"\npath = \"{dir}/audit.jsonl\"\nspool = \"{dir}/spool\"\nwindow = \"100ms\"\n";
+    let gateway = house("answer_rows = 3\ncost = 10000").more(audit).start();
+    let mut raw = client(&gateway, "visitor");
+    assert_eq!(ask(&mut raw, "SELECT * FROM small WHERE id > 1").sqlstate(), "54000");
+    assert_eq!(ask(&mut raw, CROSS).sqlstate(), "54000");
+    // Behind messages that may fail yet, it is refused when they have not.
+    raw.send(&[parse("", "SELECT 1", &[]), bind("", "", &[]), execute("", 0), query(CROSS)].concat());
+    assert_eq!(answer(&mut raw).kinds, "12DCEZ");
+    raw.send(
+        &[parse("", "SELECT 1/0", &[]), bind("", "", &[]), execute("", 0), query(CROSS), sync()].concat(),
+    );
+    assert_eq!(answer(&mut raw).sqlstate(), "22012");
+    assert_eq!((refusals(&gateway, "answer_rows"), refusals(&gateway, "cost")), (1.0, 2.0));
+    assert_eq!(metric(&gateway, "fedgate_refusals_total{class=\"limit\",source=\"climscore\"}"), 3.0);
+    let path = gateway.folder().join("audit.jsonl");
+    let events = || -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    };
+    let counted = || -> u64 { events().iter().filter_map(|event| event["count"].as_u64()).sum() };
+    until("the events arrive", || counted() == 3);
+    for event in events() {
+        assert_eq!((&event["unmapped"]["class"], &event["status_code"]), (&"limit".into(), &"54000".into()));
+        assert_eq!(event["actor"]["user"]["name"], "visitor");
+    }
+    let log = ends_well(gateway);
+    assert_eq!(
+        log.lines().filter(|line| line.contains("refused") && line.contains("54000")).count(),
+        3,
+        "{log}"
+    );
+}
+
+#[test]
 fn a_source_that_does_not_answer_suffers() {
     let server = filled().address().parse().unwrap();
     let door = Door::open(Behind::Server(server));

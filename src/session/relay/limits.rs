@@ -23,6 +23,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         limited.error
     }
 
+    pub(super) fn has_limits(&self) -> bool {
+        self.judge.config().limits.hold_back()
+    }
+
     /// The source with its limits, if it has any; a source without costs nothing here.
     fn limits_in_force(&self) -> Option<Arc<config::Source>> {
         let config = self.judge.config();

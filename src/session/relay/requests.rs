@@ -275,10 +275,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     return Ok(self.refuse_query(b"", error, false));
                 }
             }
+            if self.has_limits() && self.may_be_passed_over() {
+                // A refusal would have to wait, and is told and counted once.
+                return Ok(Handled::Wait);
+            }
             match self.allowed_query(sql, &verdict.steps) {
                 Allowed::Yes => {}
                 Allowed::Later => return Ok(Handled::Judging),
-                Allowed::No(_) if self.may_be_passed_over() => return Ok(Handled::Wait),
                 Allowed::No(error) => return Ok(self.refuse_query(b"", error, false)),
             }
             self.judge.count_admitted(admitted.class);
