@@ -403,6 +403,28 @@ fn portions_of_a_portal_or_cursor_are_one_answer() {
         assert!(cut.rows() == 0 && ["54000", "25P02"].contains(&&*cut.sqlstate()), "{}", cut.sqlstate());
         ask(&mut raw, "ROLLBACK");
     }
+    // What fails makes nothing anew.
+    ask(&mut raw, "BEGIN; DECLARE c CURSOR FOR SELECT g FROM pg_catalog.generate_series(1, 100) AS g");
+    assert_eq!(ask(&mut raw, "FETCH 6 FROM c").rows(), 6);
+    ask(&mut raw, "SAVEPOINT a");
+    assert_eq!(ask(&mut raw, "DECLARE c CURSOR FOR SELECT 1").sqlstate(), "42P03");
+    ask(&mut raw, "ROLLBACK TO a");
+    raw.send(&[parse("", "CLOSE c", &[]), sync()].concat());
+    assert_eq!(answer(&mut raw).kinds, "1Z");
+    assert_eq!(ask(&mut raw, "FETCH 6 FROM c").rows(), 4);
+    ask(&mut raw, "ROLLBACK");
+    ask(&mut raw, "BEGIN");
+    let savepoint = [parse("x", "SAVEPOINT a", &[]), bind("x", "x", &[]), execute("x", 0), sync()].concat();
+    raw.send(&[bind("", "s", &[]), execute("", 6), sync(), savepoint].concat());
+    assert_eq!((answer(&mut raw).kinds, answer(&mut raw).kinds), ("2DDDDDDsZ".to_owned(), "12CZ".to_owned()));
+    raw.send(&[parse("y", "ROLLBACK TO a", &[]), sync()].concat());
+    assert_eq!(answer(&mut raw).kinds, "1Z");
+    raw.send(&[bind("", "s", &["too many"]), sync(), bind("y", "y", &[]), execute("y", 0), sync()].concat());
+    assert_eq!((answer(&mut raw).sqlstate(), answer(&mut raw).kinds), ("08P01".to_owned(), "2CZ".to_owned()));
+    raw.send(&[execute("", 6), sync()].concat());
+    assert!(answer(&mut raw).rows() <= 4);
+    ask(&mut raw, "ROLLBACK");
+
     assert_eq!(ask(&mut raw, "CLOSE h").error, None);
     assert_eq!(ask(&mut raw, held).error, None);
     assert_eq!(ask(&mut raw, "FETCH 6 FROM h").rows(), 6);

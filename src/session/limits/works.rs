@@ -36,9 +36,9 @@ pub struct Works {
     login: User,
     settings: Arc<[(String, String)]>,
     settings_key: [u8; 32],
-    next: Option<Box<Sent>>,
-    sent: VecDeque<Option<Box<Sent>>>,
-    /// How many of them count.
+    next: Entry,
+    sent: VecDeque<Entry>,
+    /// How many of them are at work.
     counted: usize,
     held: Option<AtWork>,
     portions: HashMap<Box<[u8]>, Portions>,
@@ -69,14 +69,27 @@ pub(in crate::session) struct Statement<'a> {
     pub(in crate::session) portal: Option<&'a [u8]>,
 }
 
+/// A Query or Execute that was sent and not answered.
+#[derive(Default)]
+enum Entry {
+    /// Nothing here hangs on it.
+    #[default]
+    Other,
+    Work(Box<Sent>),
+    /// DECLARE: when it succeeds there is a new cursor, WITH HOLD or not.
+    Declares(Box<[u8]>, bool),
+    /// CLOSE of one, or of all.
+    Closes(Option<Box<[u8]>>),
+}
+
 /// A statement under way.
 struct Sent {
     config: Arc<config::Source>,
     user: User,
     permit: Option<Permit>,
     fetches: Fetches,
-    /// Of this answer, portions of before included.
-    given: Given,
+    /// Of this answer, portions of before included; not known before all that was sent before it has its answer.
+    given: Option<Given>,
     /// What the day's books do not know yet.
     unsettled: Given,
     /// What may be given before they have to be looked at.
@@ -118,7 +131,7 @@ impl Works {
             login: User::login(login.shared()),
             settings,
             settings_key: hash.finalize().into(),
-            next: None,
+            next: Entry::Other,
             sent: VecDeque::new(),
             counted: 0,
             held: None,
@@ -249,7 +262,7 @@ impl Works {
     pub(in crate::session) fn dealt_with(&mut self) {
         self.asking = None;
         self.told.clear();
-        self.next = None;
+        self.next = Entry::Other;
         if self.counted == 0 {
             self.held = None;
         }
@@ -264,12 +277,6 @@ impl Works {
             (_, Some(portal)) => Fetches::Portal(name(portal).into()),
             (_, None) => Fetches::Nothing,
         };
-        let given = match &fetches {
-            Fetches::Nothing => Given::default(),
-            Fetches::Portal(name) | Fetches::Cursor(name) => {
-                self.portions.get(name).map(|portions| portions.given).unwrap_or_default()
-            }
-        };
         let left = match limits.day == Amount::default() {
             true => Amount::default(),
             false => {
@@ -277,12 +284,12 @@ impl Works {
                 left(&limits.day, today)
             }
         };
-        self.next = Some(Box::new(Sent {
+        self.next = Entry::Work(Box::new(Sent {
             config: Arc::clone(statement.config),
             user,
             permit: statement.permit.cloned(),
             fetches,
-            given,
+            given: None,
             unsettled: Given::default(),
             left,
         }));
@@ -290,32 +297,29 @@ impl Works {
 
     /// A Query or an Execute was sent.
     pub(in crate::session) fn sent(&mut self) {
-        let next = self.next.take();
-        self.counted += usize::from(next.is_some());
+        let next = std::mem::take(&mut self.next);
+        self.counted += usize::from(matches!(next, Entry::Work(_)));
         self.sent.push_back(next);
         self.paths.executed = self.paths.executed.saturating_add(1);
     }
 
-    /// A portal of this name is made anew.
-    pub(in crate::session) fn bound(&mut self, portal: &[u8]) {
+    /// A portal of this name is made anew, or gone.
+    pub(in crate::session) fn anew(&mut self, portal: &[u8]) {
         if !self.portions.is_empty() {
             self.portions.remove(name(portal));
         }
     }
 
-    /// A statement is sent, or may be from now on, that is no work itself.
+    /// A statement that is no work itself is sent, or may be from now on.
     pub(in crate::session) fn touches(&mut self, permit: &Permit, effect: &Effect, sent: bool) {
-        if let Effect::Declare { name: cursor, hold } = effect {
-            self.portions.remove(name(cursor.as_bytes()));
-            if *hold && self.portions.len() < MOST_CURSORS {
-                self.portions
-                    .insert(name(cursor.as_bytes()).into(), Portions { hold: true, ..Portions::default() });
+        match effect {
+            Effect::Declare { name: cursor, hold } if sent => {
+                self.next = Entry::Declares(name(cursor.as_bytes()).into(), *hold);
             }
-            return;
-        }
-        if let Effect::Close { name: Some(cursor) } = effect {
-            self.portions.remove(name(cursor.as_bytes()));
-            return;
+            Effect::Close { name: cursor } if sent => {
+                self.next = Entry::Closes(cursor.as_ref().map(|cursor| name(cursor.as_bytes()).into()));
+            }
+            _ => {}
         }
         match text::touch(permit.text()) {
             Touch::Nothing | Touch::Transaction => {}
@@ -330,15 +334,21 @@ impl Works {
     /// A row of so many bytes comes, of the statement that is answered first. It must not be passed on when this says
     /// which limit it passes.
     pub(in crate::session) fn row(&mut self, bytes: usize) -> Option<(Limited, Option<Permit>)> {
-        let sent = self.sent.front_mut()?.as_mut()?;
+        let Some(Entry::Work(sent)) = self.sent.front_mut() else { return None };
         let one = Given { rows: 1, bytes: bytes as u64 };
         let limits = &sent.config.limits;
         let words = Words { source: &sent.config.name, limits };
-        let with = sent.given.plus(one);
+        let before = match sent.given {
+            Some(given) => given,
+            None => fetched(&self.portions, &sent.fetches),
+        };
+        // Also when this row is the first that is too much.
+        sent.given = Some(before);
+        let with = before.plus(one);
         if let Some(passed) = with.beyond(&limits.answer) {
             return Some((words.answer(passed), sent.permit.clone()));
         }
-        sent.given = with;
+        sent.given = Some(with);
         if limits.day == Amount::default() {
             return None;
         }
@@ -360,19 +370,38 @@ impl Works {
     }
 
     /// The first Query or Execute has its answer, or a portion of it (`suspended`), or never will.
-    pub(in crate::session) fn answered(&mut self, suspended: bool) {
-        let Some(Some(sent)) = self.sent.pop_front() else { return };
+    pub(in crate::session) fn answered(&mut self, suspended: bool, succeeded: bool) {
+        let sent = match self.sent.pop_front() {
+            None | Some(Entry::Other) => return,
+            Some(Entry::Work(sent)) => sent,
+            Some(Entry::Declares(name, hold)) => {
+                if succeeded {
+                    self.portions.remove(&name);
+                    if hold && self.portions.len() < MOST_CURSORS {
+                        self.portions.insert(name, Portions { hold: true, ..Portions::default() });
+                    }
+                }
+                return;
+            }
+            Some(Entry::Closes(cursor)) => {
+                match cursor {
+                    Some(name) if succeeded => drop(self.portions.remove(&name)),
+                    None if succeeded => self.portions.clear(),
+                    Some(_) | None => {}
+                }
+                return;
+            }
+        };
         self.counted = self.counted.saturating_sub(1);
         if self.counted == 0 {
             self.held = None;
         }
         self.settle(&sent);
+        let given = sent.given.unwrap_or_else(|| fetched(&self.portions, &sent.fetches));
         match sent.fetches {
-            Fetches::Portal(name) if suspended => self.add(name, sent.given),
-            Fetches::Portal(name) => {
-                self.portions.remove(&name);
-            }
-            Fetches::Cursor(name) => self.add(name, sent.given),
+            Fetches::Portal(name) if suspended || !succeeded => self.add(name, given),
+            Fetches::Portal(name) => drop(self.portions.remove(&name)),
+            Fetches::Cursor(name) => self.add(name, given),
             Fetches::Nothing => {}
         }
     }
@@ -406,8 +435,24 @@ impl Works {
 impl Drop for Works {
     /// Whoever goes amid an answer was given what came of it.
     fn drop(&mut self) {
-        for sent in std::mem::take(&mut self.sent).into_iter().flatten() {
-            self.settle(&sent);
+        for sent in std::mem::take(&mut self.sent) {
+            if let Entry::Work(sent) = sent {
+                self.settle(&sent);
+            }
+        }
+    }
+}
+
+/// What was fetched before of what an answer is a part of.
+fn fetched(portions: &HashMap<Box<[u8]>, Portions>, fetches: &Fetches) -> Given {
+    match fetches {
+        Fetches::Nothing => Given::default(),
+        Fetches::Portal(name) | Fetches::Cursor(name) => {
+            let portions = portions.get(name).or_else(|| {
+                // It may have found no room for a name of its own.
+                portions.get(&[][..]).filter(|_| portions.len() >= MOST_CURSORS)
+            });
+            portions.map(|portions| portions.given).unwrap_or_default()
         }
     }
 }

@@ -150,7 +150,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 if let Some(readings) = &mut self.readings {
                     readings.answered(true);
                 }
-                self.works.answered(true);
+                self.works.answered(true, true);
                 self.since = Instant::now();
                 self.pass(size);
             }
@@ -220,7 +220,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     /// What was expected first has its answer, or never will.
     fn answered(&mut self, succeeded: bool) {
         if matches!(self.expects.front(), Some(Expect::Query(_) | Expect::Execute(_))) {
-            self.works.answered(false);
+            self.works.answered(false, succeeded);
         }
         if let Some(readings) = &mut self.readings
             && matches!(self.expects.front(), Some(Expect::Query(_) | Expect::Execute(_)))
@@ -237,9 +237,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Some(Expect::CloseUnnamed(number) | Expect::QuietClose(number)) => {
                 self.leftover.answered(number, succeeded);
             }
-            Some(Expect::Bind { unnamed: true }) => self.statements.bound(succeeded),
+            Some(Expect::Bind { unnamed: true }) => {
+                self.statements.bound(succeeded);
+                if succeeded {
+                    self.works.anew(b"");
+                }
+            }
             Some(Expect::Close(Some(ticket))) if succeeded => self.statements.closed(&ticket),
-            Some(Expect::ClosePortal(Some(ticket))) if succeeded => self.statements.portal_closed(&ticket),
+            Some(Expect::ClosePortal(Some(ticket))) if succeeded => {
+                self.statements.portal_closed(&ticket);
+                self.works.anew(&ticket.0);
+            }
             _ => {}
         }
     }

@@ -520,7 +520,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Ok(unnamed) => unnamed,
             Err(full) => return Ok(self.full(OWN_NAME, full)),
         };
-        self.works.bound(bind.portal);
         self.lease.outbound.bind(body);
         self.expect_extended(Expect::Bind { unnamed });
         Ok(Handled::Done)

@@ -69,10 +69,10 @@ fn a_day_is_shared_by_the_sessions_of_a_user_and_ends_at_midnight() {
     let (mut one, mut two) = (works(&restraints, "a"), works(&restraints, "a"));
     send(&mut one, &config).unwrap();
     assert_eq!(rows(&mut one, 60), (60, None));
-    one.answered(false);
+    one.answered(false, true);
     send(&mut two, &config).unwrap();
     assert_eq!(rows(&mut two, 60), (40, Some(LimitKind::DayRows)));
-    two.answered(false);
+    two.answered(false, true);
     assert_eq!(send(&mut one, &config), Err(LimitKind::DayRows));
     assert_eq!(send(&mut works(&restraints, "b"), &config), Ok(()));
     NOW.store(20_001 * 86_400, Ordering::Relaxed);
@@ -91,9 +91,9 @@ fn a_place_is_held_from_the_first_statement_to_the_last_answer_and_never_longer(
     send(&mut one, &config).unwrap();
     send(&mut one, &config).unwrap();
     assert_eq!(send(&mut two, &config), Err(LimitKind::Statements));
-    one.answered(false);
+    one.answered(false, true);
     assert_eq!(send(&mut two, &config), Err(LimitKind::Statements));
-    one.answered(true);
+    one.answered(true, true);
     assert_eq!(send(&mut two, &config), Ok(()));
     drop(two);
     // One that was let in, and then refused for another reason.
@@ -117,14 +117,14 @@ fn portions_add_up_and_a_name_that_is_given_anew_begins_anew() {
         works.next(&Statement { config: &config, end_user: None, permit: None, effect, portal });
         works.sent();
         let given = rows(works, 6);
-        works.answered(portal.is_some());
+        works.answered(portal.is_some(), true);
         given
     };
     let cut = Some(LimitKind::AnswerRows);
     assert_eq!(fetch(&mut works, None, Some(b"p")), (6, None));
     assert_eq!(fetch(&mut works, None, Some(b"q")), (6, None));
     assert_eq!(fetch(&mut works, None, Some(b"p")), (4, cut));
-    works.bound(b"p");
+    works.anew(b"p");
     assert_eq!(fetch(&mut works, None, Some(b"p")), (6, None));
     works.ready(true, false, true);
     assert_eq!(fetch(&mut works, None, Some(b"p")), (6, None));
@@ -134,10 +134,22 @@ fn portions_add_up_and_a_name_that_is_given_anew_begins_anew() {
     {
         let (permit_of, effect) = permit(declare);
         works.touches(&permit_of, &effect, true);
+        works.sent();
+        works.answered(false, true);
         let (_, effect) = permit("FETCH 6 FROM c");
         assert_eq!(fetch(&mut works, Some(&effect), None), (6, None));
         works.ready(true, false, true);
         assert_eq!(fetch(&mut works, Some(&effect), None), if outlives { (4, cut) } else { (6, None) });
+        // What only might have made it anew, or failed to, did not.
+        let (close, close_effect) = permit("CLOSE c");
+        works.touches(&close, &close_effect, false);
+        works.dealt_with();
+        for (permit_of, effect) in [(&permit_of, permit(declare).1), (&close, close_effect)] {
+            works.touches(permit_of, &effect, true);
+            works.sent();
+            works.answered(false, false);
+        }
+        assert_eq!(fetch(&mut works, Some(&effect), None), if outlives { (0, cut) } else { (4, cut) });
     }
     // As many names as anybody likes take no more memory than there is room for.
     for number in 0..2 * MOST_CURSORS {
