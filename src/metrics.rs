@@ -45,6 +45,7 @@ macro_rules! label {
 mod audit;
 mod document;
 mod http;
+mod limits;
 mod opa;
 mod policy;
 mod sync;
@@ -52,6 +53,7 @@ mod sync;
 pub use audit::{AuditFailure, AuditMetrics};
 pub use document::{DocumentMetrics, DocumentRead};
 pub use http::{HttpMetrics, HttpRefusal, Push};
+pub use limits::{EstimateOutcome, LimitKind, LimitMetrics};
 pub use opa::{Build, BundleAnswer, OpaMetrics, OpaReport, OpaState, Probe};
 pub use policy::{DeploymentState, PolicyMetrics};
 pub use sync::{RunOutcome, SyncFailure, SyncMetrics};
@@ -255,6 +257,7 @@ struct Families {
     refusals: IntCounterVec,
     catalogue_refreshes: IntCounterVec,
     catalogue_loaded: GaugeVec,
+    limits: limits::LimitFamilies,
 }
 
 fn register<C: Collector + Clone + 'static>(
@@ -445,6 +448,7 @@ impl Metrics {
                         &["source"],
                     ),
                 )?,
+                limits: limits::LimitFamilies::new(&registry)?,
             },
             registry,
         })
@@ -514,6 +518,11 @@ impl Metrics {
         }
     }
 
+    /// The handles of one source's limits; asking twice gives handles on the same numbers.
+    pub fn limits(&self, name: &SourceName) -> LimitMetrics {
+        self.families.limits.source(name.as_str())
+    }
+
     /// Takes the numbers of a source that is no longer configured out of the page. Sessions that
     /// still run on it count on, unseen.
     pub fn forget(&self, name: &SourceName) {
@@ -529,6 +538,7 @@ impl Metrics {
         let _ = families.pool_waiting.remove_label_values(&[name]);
         let _ = families.pool_wait_seconds.remove_label_values(&[name]);
         let _ = families.pool_timeouts.remove_label_values(&[name]);
+        families.limits.forget(name);
         for state in UpstreamState::ALL {
             let _ = families.upstream_connections.remove_label_values(&[name, state.as_str()]);
         }
@@ -776,6 +786,7 @@ mod tests {
     fn the_table_in_the_documentation_is_complete() {
         let metrics = Metrics::new().unwrap();
         let source = metrics.source(&SourceName::new("s"));
+        let _limits = metrics.limits(&SourceName::new("s"));
         source.up(true);
         let code: BTreeSet<(String, String, String)> = metrics
             .registry

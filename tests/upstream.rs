@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
-use fedgate::config::{self, Host, SecretFile, SourceLogin, SourceTls, TlsMode};
+use fedgate::config::{self, Host, SecretFile, SourceLogin, SourceTls, TargetSession, TlsMode};
 use fedgate::guard::Mode;
 use fedgate::ids::SourceName;
 use fedgate::upstream::{Failure, OpenError, Opened, Opening, RelayFit, Source, Stage, Stream, relay_works};
 use postgres_protocol::message::frontend;
-use stand_ins::{Broken, Person, Then, closed_port, frame, man_in_the_middle, standby_greeting};
+use stand_ins::{
+    Broken, Person, Then, closed_port, frame, man_in_the_middle, old_greeting, standby_greeting,
+};
 use support::{Authority, Options, Postgres, SUPERUSER, SUPERUSER_PASSWORD, ServerTls};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -69,6 +71,8 @@ fn settings(hosts: Vec<Host>, user: &str, password: Option<PathBuf>) -> config::
         idle_in_transaction_timeout: Duration::from_secs(300),
         connect_timeout: PATIENCE,
         catalogue_refresh: Duration::from_secs(300),
+        target_session: TargetSession::Any,
+        limits: config::SourceLimits::default(),
     }
 }
 
@@ -603,6 +607,34 @@ async fn a_writer_is_led_past_a_standby() {
     // A reader's pin does not hold there, so it gets no session.
     let error = failed(source_of(vec![standby.host()]).open(&reading()).await);
     assert!(matches!(last(&error), Failure::Pin { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn old_servers_are_asked_whether_they_are_standbys() {
+    let old_primary = Broken::start(&old_greeting(false), Then::Hold).await;
+    let old_standby = Broken::start(&old_greeting(true), Then::Hold).await;
+    let source_of = |hosts: &[&Broken], target_session| {
+        let hosts = hosts.iter().map(|host| host.host()).collect();
+        source(config::Source { target_session, ..settings(hosts, SUPERUSER, None) })
+    };
+    let both = [&old_primary, &old_standby];
+    let wants_standby = source_of(&both, TargetSession::Standby);
+    for _ in 0..3 {
+        let opened = wants_standby.open(&reading()).await.unwrap();
+        assert!(opened.leftover.is_empty(), "the answer was taken");
+    }
+    // Who was not wanted once is tried last from then on.
+    assert_eq!((old_primary.accepted(), old_standby.accepted()), (1, 3));
+    source_of(&both, TargetSession::Primary).open(&reading()).await.unwrap();
+    assert_eq!((old_primary.accepted(), old_standby.accepted()), (2, 3));
+    source_of(&both, TargetSession::PreferStandby).open(&reading()).await.unwrap();
+    assert_eq!((old_primary.accepted(), old_standby.accepted()), (3, 4));
+    source_of(&[&old_primary], TargetSession::PreferStandby).open(&reading()).await.unwrap();
+    let error = failed(source_of(&[&old_primary], TargetSession::Standby).open(&reading()).await);
+    assert!(matches!(last(&error), Failure::Unwanted("primary")), "{error}");
+    let client = error.client_error();
+    assert_eq!(client.sqlstate.as_str(), "57P03");
+    assert!(client.detail.unwrap().contains("it is no standby"));
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::config;
 use crate::ids::SourceName;
 use crate::metrics::{Metrics, SourceMetrics};
-use crate::session::{self, OpenSource, Snapshot};
+use crate::session::{self, OpenSource, Restraints, Snapshot, Watch};
 use crate::sql;
 use crate::sql::catalogue::Catalogue;
 use crate::sql::catalogue::graph::{self, Rows};
@@ -45,6 +45,8 @@ struct Kept {
     keeper: AbortHandle,
     /// Absent once the pool is a successor's.
     pool_keeper: Option<AbortHandle>,
+    /// What its limits need to run.
+    _watch: Watch,
 }
 
 impl Drop for Kept {
@@ -142,6 +144,11 @@ impl Sources {
             (pool, pool_keeper)
         });
         pool.renew(Arc::clone(&source));
+        let restraints = before.as_ref().map_or_else(
+            || Restraints::new(self.metrics.limits(&config.name)),
+            |before| Arc::clone(&before.open.restraints),
+        );
+        let watch = restraints.watch(&source);
         let open = OpenSource {
             source,
             pool,
@@ -150,9 +157,10 @@ impl Sources {
             stale: Arc::clone(&keeper.stale),
             metrics,
             reporter,
+            restraints,
         };
         let keeper = tokio::spawn(keeper.run()).abort_handle();
-        Kept { open, config, published, failures, keeper, pool_keeper: Some(pool_keeper) }
+        Kept { open, config, published, failures, keeper, pool_keeper: Some(pool_keeper), _watch: watch }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
-use crate::config::SecretFile;
+use crate::config::{SecretFile, SourceLimits};
 use crate::ids::{ClientUser, SourceName};
 
 #[derive(Clone, Debug)]
@@ -116,7 +116,7 @@ pub struct Limits {
 }
 
 /// `[[source]]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     pub name: SourceName,
     /// Tried in turn; never empty.
@@ -142,6 +142,21 @@ pub struct Source {
     pub connect_timeout: Duration,
     /// How often the function catalogue is loaded again.
     pub catalogue_refresh: Duration,
+    /// Which of the hosts sessions that only read are opened at.
+    pub target_session: TargetSession,
+    /// What clients may ask of it at most.
+    pub limits: SourceLimits,
+}
+
+/// libpq's `target_session_attrs`. Each session of the gateway is read-only by its own pin, so that `read-write` and
+/// `read-only` can mean nothing but primary and standby.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetSession {
+    Any,
+    Primary,
+    Standby,
+    /// A standby, or the primary when none of the hosts is one.
+    PreferStandby,
 }
 
 /// `pool` of a source

@@ -170,6 +170,11 @@ impl Judge {
         if self.snapshot.config.is_writer(&self.who.user) { Mode::ReadWrite } else { Mode::ReadOnly }
     }
 
+    /// The source as it is configured now.
+    pub(super) fn config(&self) -> &Arc<config::Source> {
+        &self.snapshot.config
+    }
+
     pub fn generation(&self) -> u64 {
         self.snapshot.generation
     }
@@ -180,7 +185,8 @@ impl Judge {
         self.snapshot.generation != self.began || self.ruled_anew
     }
 
-    fn refresh(&mut self) {
+    /// Takes up what a reload has changed.
+    pub(super) fn refresh(&mut self) {
         if let Some(rulings) = &mut self.rulings
             && rulings.has_changed().unwrap_or(false)
         {
@@ -407,7 +413,7 @@ impl Judge {
     }
 
     /// One line and one count for something that was not sent on.
-    fn count_refusal(&self, class: RefusalClass, error: &ClientError, sql: &[u8]) {
+    pub(super) fn count_refusal(&self, class: RefusalClass, error: &ClientError, sql: &[u8]) {
         self.metrics.refused(class);
         let end_user = self.end_user(sql);
         if let Some(voice) = &self.voice {
@@ -431,7 +437,7 @@ impl Judge {
     }
 
     /// The end user whom an engine user's comment names.
-    fn end_user(&self, sql: &[u8]) -> Option<EndUser> {
+    pub(super) fn end_user(&self, sql: &[u8]) -> Option<EndUser> {
         if !self.snapshot.config.is_engine(&self.who.user) {
             return None;
         }

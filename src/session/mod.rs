@@ -8,6 +8,7 @@ mod cancel;
 mod clock;
 mod drain;
 mod judge;
+mod limits;
 mod prepared;
 mod relay;
 mod ruling;
@@ -33,6 +34,7 @@ pub use aside::{Aside, AsideMetrics};
 pub use cancel::Cancels;
 pub use drain::Drain;
 pub use judge::{Judge, Snapshot, Who};
+pub use limits::{Restraints, Watch, Works};
 pub use relay::{End, Parts, Relay, SharedParts, Timeouts};
 pub use ruling::{Ruling, Rulings, Why};
 pub use startup::ClientStream;
@@ -95,6 +97,8 @@ pub struct OpenSource {
     pub stale: Arc<Notify>,
     pub metrics: SourceMetrics,
     pub reporter: SourceReporter,
+    /// What the limits of the source count.
+    pub restraints: Arc<Restraints>,
 }
 
 /// Read buffers of the thread that a session runs on.
@@ -245,7 +249,7 @@ pub async fn serve<S>(
     };
     let Some(stream) = slot else { return };
     kept.metrics.established();
-    let Begun { open, backend, shared: shares, who, snapshot, name_prefix, registration } = begun;
+    let Begun { open, backend, shared: shares, who, snapshot, name_prefix, registration, settings } = begun;
     let _session = open.reporter.session();
     let config = Arc::clone(&snapshot.config);
     let user = who.user.clone();
@@ -260,6 +264,8 @@ pub async fn serve<S>(
         source: config.name.shared(),
         client_user: user.shared(),
     });
+    // Sessions are moved about as they begin; what is rarely looked at lies apart.
+    let works = Box::new(limits::Works::new(Arc::clone(&open.restraints), &user, settings.into()));
     let judge = Judge::new(
         who,
         open.snapshots.clone(),
@@ -279,6 +285,7 @@ pub async fn serve<S>(
         shared: shares,
         source: Arc::clone(&open.source),
         judge,
+        works,
         limits: shared.gateway.limits.clone(),
         drain,
         timeouts: Timeouts {
@@ -321,6 +328,8 @@ struct Begun {
     name_prefix: String,
     /// Of a session that is not shared.
     registration: Option<cancel::Registration>,
+    /// The session's own settings at its start, but for application_name.
+    settings: Settings,
 }
 
 /// A client that is known and may use a source.
@@ -464,7 +473,8 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
         Some(name) if !name.is_empty() => format!("{name_prefix} {name}"),
         _ => name_prefix.clone(),
     };
-    let mut key: Settings = settings.iter().filter(|(name, _)| name != "application_name").cloned().collect();
+    let own: Settings = settings.iter().filter(|(name, _)| name != "application_name").cloned().collect();
+    let mut key = own.clone();
     *waiting = Some(open.clone());
     let asked = Instant::now();
     let shares = mode == Mode::ReadOnly && !matches!(shared.gateway.auth, Auth::Relay);
@@ -566,7 +576,7 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
     };
     stream.write_all(&out).await?;
     stream.flush().await?;
-    Ok(Some(Begun { open, backend, shared: parts, who, snapshot, name_prefix, registration }))
+    Ok(Some(Begun { open, backend, shared: parts, who, snapshot, name_prefix, registration, settings: own }))
 }
 
 /// Logs why the pool gave no session, and gives what the client may know.
@@ -689,6 +699,7 @@ pub fn fault(error: &OpenError) -> Fault {
         | Failure::Conversation(_) => Fault::Authentication,
         Failure::NoPassword | Failure::PasswordFile { .. } => Fault::Secret,
         Failure::Pin { .. } | Failure::Setting(_) => Fault::Pinning,
+        Failure::Unwanted(_) => Fault::NotReady,
         Failure::Server(error) => match error.sqlstate.as_str() {
             "53300" => Fault::Full,
             "57P01" | "57P02" | "57P03" => Fault::NotReady,

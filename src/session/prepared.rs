@@ -504,7 +504,8 @@ impl Statements {
         }
     }
 
-    fn meanings(&self, statement: &[u8]) -> Option<Vec<Arc<Prepared>>> {
+    /// What a statement may mean; `None`: nobody knows.
+    pub(super) fn meanings(&self, statement: &[u8]) -> Option<Vec<Arc<Prepared>>> {
         if statement.is_empty() {
             return Some(self.unnamed.meanings(self.segment)).filter(|meanings| !meanings.is_empty());
         }
@@ -548,7 +549,7 @@ impl Statements {
     }
 
     /// What a portal or cursor may mean; `None`: nobody knows.
-    fn portal_meanings(&self, portal: &[u8]) -> Option<Vec<Arc<Prepared>>> {
+    pub(super) fn portal_meanings(&self, portal: &[u8]) -> Option<Vec<Arc<Prepared>>> {
         if portal.is_empty() {
             return Some(self.unnamed_portal.meanings(self.segment)).filter(|meanings| !meanings.is_empty());
         }

@@ -86,6 +86,8 @@ pub enum Failure {
         found.as_ref().map_or("not reported".to_owned(), |value| format!("{value:?}"))
     )]
     Pin { setting: &'static str, wanted: &'static str, found: Option<String> },
+    #[error("it is a {0}, and target_session_attrs wants another")]
+    Unwanted(&'static str),
     #[error("startup setting {0:?} cannot be sent")]
     Setting(String),
     #[error("the client's part of the authentication failed: {0}")]
@@ -150,7 +152,8 @@ impl Failure {
             | Failure::TlsDeclined
             | Failure::Closed(_)
             | Failure::Broken(..)
-            | Failure::Nonsense(_) => true,
+            | Failure::Nonsense(_)
+            | Failure::Unwanted(_) => true,
             Failure::Server(error) => {
                 matches!(error.sqlstate.get(..2), Some("08" | "53" | "57" | "58" | "XX"))
             }
@@ -194,6 +197,8 @@ impl Failure {
             Failure::NoPassword | Failure::PasswordFile { .. } => "the gateway has no password for it",
             Failure::Scram(_) => "authentication at the source failed",
             Failure::Pin { .. } => "its sessions cannot be made safe",
+            Failure::Unwanted("standby") => "it is no primary",
+            Failure::Unwanted(_) => "it is no standby",
             Failure::Setting(_) => "a startup setting cannot be sent",
             Failure::Conversation(_) => "the authentication was broken off",
             Failure::Server(error) => match error.sqlstate.as_str() {

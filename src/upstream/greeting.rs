@@ -66,6 +66,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeting<S> {
         }
     }
 
+    /// One whose session is open; `inbound` was read already.
+    pub(super) fn resumed(stream: S, inbound: BytesMut, deadline: Instant) -> Self {
+        Self { inbound, stage: Stage::Starting, ..Self::new(stream, deadline) }
+    }
+
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let Self { stream, deadline, stage, .. } = self;
         bounded(*deadline, *stage, async {

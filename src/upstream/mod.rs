@@ -3,6 +3,7 @@
 //! Invariant: whoever gets a session from this room gets one that the source itself confirmed to be
 //! pinned, every wait on a source has an end, and nothing is sent there without a permit.
 
+mod attrs;
 mod auth;
 pub mod catalogue;
 mod client;

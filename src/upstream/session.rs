@@ -115,9 +115,22 @@ async fn show<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
+    answer_of(greeting, &format!("SHOW {setting}"), parameters, notices, first_column).await
+}
+
+/// The answer to a query of the gateway's own, of one row, on a session that is idle.
+pub(super) async fn answer_of<S, T>(
+    greeting: &mut Greeting<S>,
+    text: &str,
+    parameters: &mut Vec<(String, String)>,
+    notices: &mut Vec<Bytes>,
+    read: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Option<T>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
     let mut query = BytesMut::new();
-    frontend::query(&format!("SHOW {setting}"), &mut query)
-        .map_err(|error| Failure::Broken(Stage::Starting, error))?;
+    frontend::query(text, &mut query).map_err(|error| Failure::Broken(Stage::Starting, error))?;
     greeting.send(&query).await?;
     let mut found = None;
     loop {
@@ -125,13 +138,13 @@ where
         let body = message.body();
         match message.kind() {
             b'T' | b'C' => {}
-            b'D' => found = first_column(&body),
+            b'D' => found = read(&body),
             b'S' => report(parameters, &body)?,
             b'Z' => {
                 ready(&body)?;
                 return Ok(found);
             }
-            _ => return Err(Failure::Nonsense("a message that has no place in the answer to SHOW")),
+            _ => return Err(Failure::Nonsense("a message that has no place in the answer to a question")),
         }
     }
 }

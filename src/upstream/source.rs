@@ -16,9 +16,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::NoTls;
 use tokio_postgres::tls::NoTlsStream;
 
-use crate::config::{self, Host, TlsMode};
+use crate::config::{self, Host, TargetSession, TlsMode};
 use crate::guard::Mode;
 use crate::ids::SourceName;
+use crate::upstream::attrs::{Roles, fits, is_standby};
 use crate::upstream::auth::{Conversation, Login, Nobody};
 use crate::upstream::client::Replayed;
 use crate::upstream::dial::{Dialled, Peer, Target, Wish, dial, dial_peer};
@@ -45,6 +46,7 @@ pub struct Source {
     /// Nothing with `tls = "disable"`.
     tls: Option<Arc<ClientConfig>>,
     health: Health,
+    roles: Roles,
 }
 
 /// A session at a source: authenticated, idle, pinned.
@@ -63,7 +65,7 @@ pub struct Opened {
 }
 
 impl Opened {
-    fn parameter(&self, name: &str) -> Option<&str> {
+    pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
@@ -116,7 +118,8 @@ impl Source {
             targets.push(Target { host: host.clone(), server_name });
         }
         let health = Health::new(targets.len());
-        Ok(Self { config, targets, tls, health })
+        let roles = Roles::new(targets.len());
+        Ok(Self { config, targets, tls, health, roles })
     }
 
     pub fn name(&self) -> &SourceName {
@@ -219,7 +222,7 @@ impl Source {
         self.open_at_any(opening, own_queries, login).await
     }
 
-    /// Tries the hosts in turn, those that failed lately last.
+    /// Tries the hosts in turn, those that failed lately last; `target_session_attrs` says which will do.
     async fn open_at_any<C: Conversation>(
         &self,
         opening: &Opening,
@@ -229,24 +232,46 @@ impl Source {
         let startup = startup_message(&self.config, login.user(), opening, own_queries)
             .map_err(|failure| OpenError::one(self.name(), "not dialled".to_owned(), failure))?;
         let mut failures = Vec::new();
-        let mut standby = None;
-        let order = self.health.order(Instant::now());
+        // Whoever may write is looking for the primary; a standby is better than nothing.
+        let (wanted, required) = match (opening.mode, self.config.target_session) {
+            (Mode::ReadWrite, _) => (TargetSession::Primary, false),
+            (Mode::ReadOnly, wanted) => (wanted, wanted != TargetSession::PreferStandby),
+        };
+        let mut second_best = None;
+        let order = self.roles.order(self.health.order(Instant::now()), wanted);
         for at in order {
             let Some(target) = self.targets.get(at) else { continue };
             let mut asked = false;
             match self.open_at(target, &startup, opening, &mut login, &mut asked).await {
                 Ok(opened) => {
                     self.health.succeeded(at);
-                    // Whoever may write is looking for the primary; a standby is better than nothing.
-                    if opening.mode == Mode::ReadWrite && opened.parameter("in_hot_standby") == Some("on") {
-                        standby.get_or_insert(opened);
-                        // A client has one authentication to give.
-                        if asked && matches!(login, Login::Relayed { .. }) {
-                            break;
-                        }
-                        continue;
+                    if wanted == TargetSession::Any {
+                        return Ok(opened);
                     }
-                    return Ok(opened);
+                    let deadline = Instant::now() + self.config.connect_timeout;
+                    // Boxed, or the future of each session's start would be larger by what is rarely asked.
+                    let told = Box::pin(is_standby(opened, opening.mode == Mode::ReadOnly, deadline));
+                    let (opened, standby) = match told.await {
+                        Ok(told) => told,
+                        Err(failure) => {
+                            failures.push(HostFailure { host: target.to_string(), failure });
+                            continue;
+                        }
+                    };
+                    self.roles.found(at, standby);
+                    if fits(wanted, standby) {
+                        return Ok(opened);
+                    }
+                    if required {
+                        let failure = Failure::Unwanted(if standby { "standby" } else { "primary" });
+                        failures.push(HostFailure { host: target.to_string(), failure });
+                    } else {
+                        second_best.get_or_insert(opened);
+                    }
+                    // A client has one authentication to give.
+                    if asked && matches!(login, Login::Relayed { .. }) {
+                        break;
+                    }
                 }
                 Err(failure) => {
                     let next = failure.fails_over();
@@ -260,7 +285,7 @@ impl Source {
                 }
             }
         }
-        standby.ok_or_else(|| OpenError { name: self.name().clone(), failures })
+        second_best.ok_or_else(|| OpenError { name: self.name().clone(), failures })
     }
 
     async fn open_at<C: Conversation>(

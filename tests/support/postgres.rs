@@ -130,6 +130,35 @@ impl Postgres {
         Ok(())
     }
 
+    /// A hot standby that streams from `primary`; it is there when it lets sessions in.
+    pub fn standby(primary: &Postgres) -> Self {
+        let account = Account::find().expect("an account");
+        let folder = make_folder(&account).expect("a folder");
+        let mut standby = Self { folder, bin: primary.bin.clone(), port: 0, server: None };
+        let mut copy = standby.program("pg_basebackup", &account);
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--username", SUPERUSER])
+            .arg("--host")
+            .arg(primary.socket_dir())
+            .args(["--port", &primary.port().to_string(), "--pgdata"])
+            .arg(standby.data());
+        let output = copy.output().expect("pg_basebackup runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let own = format!("unix_socket_directories = '{}'\n", standby.folder.display());
+        fs::OpenOptions::new()
+            .append(true)
+            .open(standby.data().join("postgresql.conf"))
+            .and_then(|mut file| file.write_all(own.as_bytes()))
+            .expect("its configuration can be written");
+        for attempt in 0.. {
+            match standby.launch(&account) {
+                Ok(()) => break,
+                Err(error) if attempt == 9 || !error.contains("could not bind") => panic!("{error}"),
+                Err(_) => {}
+            }
+        }
+        standby
+    }
+
     /// A server with the database `climscore`, filled, and the role `akko_readonly` with [`READER_PASSWORD`].
     pub fn climscore(options: Options) -> Self {
         let postgres = Self::start(options);
@@ -215,8 +244,9 @@ impl Postgres {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             // The eighth line of postmaster.pid is the server's own word on its state.
-            let ready = fs::read_to_string(&pid_file)
-                .is_ok_and(|text| text.lines().nth(7).is_some_and(|state| state.trim() == "ready"));
+            let ready = fs::read_to_string(&pid_file).is_ok_and(|text| {
+                text.lines().nth(7).is_some_and(|state| matches!(state.trim(), "ready" | "standby"))
+            });
             if ready {
                 self.port = port;
                 self.server = Some(Server { shell, lifeline });

@@ -186,6 +186,26 @@ pub fn standby_greeting() -> Vec<u8> {
     .concat()
 }
 
+/// A server before PostgreSQL 14 at the start, which does not report whether it is a standby, and its answer when it is
+/// asked for that.
+pub fn old_greeting(standby: bool) -> Vec<u8> {
+    let status = |name: &str, value: &str| frame(b'S', format!("{name}\0{value}\0").as_bytes());
+    let says = if standby { b't' } else { b'f' };
+    [
+        frame(b'R', &[0; 4]),
+        status("client_encoding", "UTF8"),
+        status("standard_conforming_strings", "on"),
+        status("default_transaction_read_only", "on"),
+        frame(b'K', &[0, 0, 0, 1, 0, 0, 0, 1]),
+        frame(b'Z', b"I"),
+        frame(b'T', &[0, 0]),
+        frame(b'D', &[0, 1, 0, 0, 0, 1, says]),
+        frame(b'C', b"SELECT 1\0"),
+        frame(b'Z', b"I"),
+    ]
+    .concat()
+}
+
 /// A client that holds the password itself.
 pub struct Person {
     user: &'static str,

@@ -37,7 +37,7 @@ impl Loader<'_> {
                 None
             }
         };
-        context.relayed = matches!(auth, Some(Auth::Relay));
+        context.relayed = auth == Some(Auth::Relay);
         let limits = section.section("limits").map(limits).unwrap_or_default();
         let scheduler = section
             .word(

@@ -7,6 +7,7 @@ mod audit;
 mod files;
 mod gateway;
 mod http;
+mod limits;
 mod opa;
 mod policy;
 mod source;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::files::{certificates, secret_file};
+use super::limits::{limits, target_session};
 use super::{Context, DAY, Loader, SECOND};
 use crate::config::raw::{Found, Reader, Section, quoted};
 use crate::config::users::check_user_name;
@@ -96,6 +97,8 @@ impl Loader<'_> {
                 section.reader.problem(&found.place, "\"refuse\" is not supported by this version");
             }
         });
+        let target_session = target_session(&mut section);
+        let limits = limits(&mut section, context.relayed);
         let limit = Duration::from_millis(i32::MAX as u64);
         let statement_timeout =
             section.duration("statement_timeout", Duration::from_secs(600), Duration::ZERO, limit);
@@ -129,6 +132,8 @@ impl Loader<'_> {
             idle_in_transaction_timeout,
             connect_timeout,
             catalogue_refresh,
+            target_session,
+            limits,
         })
     }
 }

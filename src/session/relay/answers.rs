@@ -23,6 +23,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     pub(super) fn walk_answers(&mut self) -> Result<(), End> {
         while self.client_out.len() < BACKLOG {
+            if self.dropping > 0 {
+                let count = self.dropping.min(self.lease.inbound.data().len());
+                if count == 0 {
+                    return Ok(());
+                }
+                // Nothing lies before it: what did was settled when it began.
+                self.lease.inbound.consume(count);
+                self.dropping -= count;
+                continue;
+            }
             if self.passing == 0 && matches!(self.expects.front(), Some(Expect::Here(_))) {
                 self.answer_here();
                 continue;
@@ -58,12 +68,23 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     self.own_answer(header.kind, header.size)?;
                 }
                 // Rows and copy data: the bulk of all traffic.
-                b'D' | b'd' => self.passing = header.size,
-                b'A' | b'N' | b'T' | b't' | b'H' | b'V' => {
+                b'D' | b'd' | b'V' => {
+                    if self.cuts(header.size) {
+                        self.drop_message(header.size);
+                    } else {
+                        self.passing = header.size;
+                    }
+                }
+                b'A' | b'N' => self.passing = header.size,
+                b'T' | b't' | b'H' => {
                     if header.kind == b'T' {
                         self.answered_describe();
                     }
-                    self.passing = header.size;
+                    if self.muted {
+                        self.drop_message(header.size);
+                    } else {
+                        self.passing = header.size;
+                    }
                 }
                 _ if header.size > INSPECTED => {
                     if header.kind != b'E' {
@@ -71,7 +92,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     }
                     // Too long to look into: an error all the same.
                     self.answered_error();
-                    self.passing = header.size;
+                    if self.muted {
+                        self.drop_message(header.size);
+                    } else {
+                        self.passing = header.size;
+                    }
                 }
                 kind => {
                     if unseen.len() < header.size {
@@ -91,7 +116,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     fn pass(&mut self, size: usize) {
+        if self.muted {
+            return self.hide(size);
+        }
         self.approved += size;
+    }
+
+    /// A message goes nowhere, however much of it is there yet.
+    fn drop_message(&mut self, size: usize) {
+        self.settle_approved();
+        self.dropping = size;
     }
 
     pub(super) fn hide(&mut self, size: usize) {
@@ -143,6 +177,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 if let Some(readings) = &mut self.readings {
                     readings.answered(true);
                 }
+                self.works.answered(true, true);
                 self.since = Instant::now();
                 self.pass(size);
             }
@@ -184,7 +219,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return Err(End::SourceGone("reported an unknown transaction status"));
         };
         self.answered(!self.failed);
+        self.works.ready(status == Status::Idle, self.failed, self.expects.is_empty());
         self.failed = false;
+        self.muted = false;
         self.status = status;
         self.since = Instant::now();
         self.copy_in = None;
@@ -209,6 +246,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     /// What was expected first has its answer, or never will.
     fn answered(&mut self, succeeded: bool) {
+        if matches!(self.expects.front(), Some(Expect::Query(_) | Expect::Execute(_))) {
+            self.works.answered(false, succeeded);
+        }
         if let Some(readings) = &mut self.readings
             && matches!(self.expects.front(), Some(Expect::Query(_) | Expect::Execute(_)))
         {
@@ -227,7 +267,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Some(Expect::CloseUnnamed(number) | Expect::QuietClose(number)) => {
                 self.leftover.answered(number, succeeded);
             }
-            Some(Expect::Bind { unnamed: true, .. }) => self.statements.bound(succeeded),
+            Some(Expect::Bind { unnamed: true, .. }) => {
+                self.statements.bound(succeeded);
+                if succeeded {
+                    self.works.anew(b"");
+                }
+            }
             Some(Expect::Mapped(ticket, number)) => {
                 self.statement_answered(number, succeeded);
                 if let Some(ticket) = ticket {
@@ -239,7 +284,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Some(Expect::QuietUnnamed) if !succeeded => self.unnamed_is_here(false),
             Some(Expect::Here(here)) => self.answered_here(*here, succeeded),
             Some(Expect::Close(Some(ticket))) if succeeded => self.statements.closed(&ticket),
-            Some(Expect::ClosePortal(Some(ticket))) if succeeded => self.statements.portal_closed(&ticket),
+            Some(Expect::ClosePortal(Some(ticket))) if succeeded => {
+                self.statements.portal_closed(&ticket);
+                self.works.anew(&ticket.0);
+            }
             _ => {}
         }
     }
@@ -288,7 +336,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             {
                 Some(refused.error.clone())
             }
-            _ if self.cancelling.is_some() && is(SqlState::QUERY_CANCELED) => Some(statement_timeout()),
+            _ if is(SqlState::QUERY_CANCELED) => {
+                self.cancelling.as_ref().map(|cancelling| (*cancelling.why).clone())
+            }
             _ => None,
         };
         // The plan that the source has for a text does not fit any more; a driver that prepares it again shall get a
@@ -300,6 +350,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         self.farewell |= fatal;
         match (replaced, self.expects.front()) {
+            // The client has its error already; that the session ends is another matter.
+            _ if self.muted && !fatal => self.hide(size),
+            _ if self.muted => self.approved += size,
             (Some(error), _) => {
                 self.hide(size);
                 self.edit(|out| error.encode(out));
@@ -366,7 +419,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             self.hide(size);
             self.edit(|out| backend::parameter_status("application_name", &shown, out));
         } else {
-            self.pass(size);
+            self.approved += size;
         }
         Ok(())
     }

@@ -57,6 +57,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         self.lease.inbound.consume(self.approved);
         self.approved = 0;
+        self.passing += std::mem::take(&mut self.dropping);
         let heard = tokio::time::timeout(PATIENCE, self.hear(&mut readies, HEARD_OUT)).await;
         match heard.unwrap_or(Heard::TooMuch) {
             Heard::Out => {}

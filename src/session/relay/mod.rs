@@ -7,6 +7,7 @@
 
 mod answers;
 mod leave;
+mod limits;
 mod requests;
 mod shared;
 
@@ -25,9 +26,10 @@ use tokio::time::Instant;
 use super::clock::Timer;
 use super::drain::{self, Drain};
 use super::judge::{Judge, Readiness};
+use super::limits::Works;
 use super::prepared::{Full, Leftover, Prepared, Remedy, Statements, Ticket};
 use super::trail::Readings;
-use crate::config::Limits;
+use crate::config::{self, Limits};
 use crate::guard::{Admitted, Effect, Form, Mode, Permit, Step, judge_function_call};
 use crate::ids::StatementClass;
 use crate::metrics::SourceMetrics;
@@ -165,6 +167,8 @@ pub struct Parts<C> {
     pub shared: Option<SharedParts>,
     pub source: Arc<Source>,
     pub judge: Judge,
+    /// What the source takes of its clients at most.
+    pub works: Box<Works>,
     pub limits: Limits,
     pub drain: watch::Receiver<Drain>,
     pub timeouts: Timeouts,
@@ -194,6 +198,10 @@ pub struct Relay<C> {
     approved: usize,
     /// How many more bytes of the message under way pass unseen.
     passing: usize,
+    /// How many more bytes of it are dropped.
+    dropping: usize,
+    /// The client has its error: nothing more of the answer under way is for it, up to ReadyForQuery.
+    muted: bool,
     expects: VecDeque<Expect>,
     status: Status,
     /// Extended messages were sent since the last Sync: an implicit transaction may be open.
@@ -207,6 +215,7 @@ pub struct Relay<C> {
     failed: bool,
     statements: Statements,
     judge: Judge,
+    works: Box<Works>,
     limits: Limits,
     drain: drain::Listener,
     name_prefix: String,
@@ -232,6 +241,8 @@ pub struct Relay<C> {
 struct Cancelling {
     request: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     until: Instant,
+    /// In the place of the source's own words when it has ended the statement.
+    why: Box<ClientError>,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
@@ -259,6 +270,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             source: parts.source,
             approved: 0,
             passing: 0,
+            dropping: 0,
+            muted: false,
             expects: VecDeque::new(),
             status: Status::Idle,
             pipeline: false,
@@ -269,6 +282,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             failed: false,
             statements,
             judge: parts.judge,
+            works: parts.works,
             limits: parts.limits,
             drain: drain::Listener::new(parts.drain),
             name_prefix: parts.name_prefix,
@@ -409,6 +423,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             }
             progress |= self.judge.poll_long(cx);
             progress |= self.poll_lease(cx);
+            progress |= self.works.poll(cx);
             match self.lease.poll_flush(cx) {
                 // Messages may have waited for the room.
                 Poll::Ready(Ok(count)) => progress |= count > 0,
@@ -613,17 +628,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             );
             return Some(End::Fatal(error));
         }
-        if self.cancelling.is_some() {
-            let error = ClientError { severity: crate::wire::Severity::Fatal, ..statement_timeout() };
+        if let Some(cancelling) = &self.cancelling {
+            let error = ClientError { severity: crate::wire::Severity::Fatal, ..(*cancelling.why).clone() };
             return Some(End::Fatal(error));
         }
-        let source = Arc::clone(&self.source);
-        let target = self.lease.backend().map(|backend| backend.cancel.clone())?;
-        let request = Box::pin(async move {
-            // The grace period ends the session when the cancel does not arrive.
-            let _ = source.cancel(&target).await;
-        });
-        self.cancelling = Some(Cancelling { request: Some(request), until: now + CANCEL_GRACE });
+        self.cancel(statement_timeout());
         None
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: nothing of a refused message goes upstream, and whatever does goes with its place in the queue of
 //! expected answers.
 
+use super::limits::Allowed;
 use super::*;
 
 /// A name for a Parse of the gateway's own, which never succeeds and so never exists.
@@ -67,6 +68,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 Handled::Done => {
                     self.flushed = false;
                     self.judge.forget_long();
+                    self.works.dealt_with();
                     self.client_in.consume(header.size);
                 }
                 Handled::Wait => {
@@ -118,6 +120,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 }
                 match self.judge.may_call().and_then(|()| judge_function_call(body)) {
                     Ok(permit) => {
+                        if let Allowed::No(error) = self.allowed_call() {
+                            return Ok(self.refuse_query(OWN_NAME, error, false));
+                        }
                         self.judge.count_admitted(StatementClass::Read);
                         if let Some(readings) = &mut self.readings {
                             readings.next(self.judge.reading(b"", b"", StatementClass::Read), 0);
@@ -213,11 +218,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         {
             readings.sent();
         }
+        if matches!(expect, Expect::Query(_) | Expect::Execute(_)) {
+            self.works.sent();
+        }
         self.expects.push_back(expect);
     }
 
     /// What is told of the statement that is sent next.
     fn read_next(&mut self, sql: &[u8], admitted: &Admitted) {
+        self.next_within_limits(sql, admitted);
         if let Some(readings) = &mut self.readings {
             readings.next(self.judge.reading(sql, admitted.permit.text(), admitted.class), 0);
         }
@@ -320,6 +329,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     return Ok(self.refuse_query(b"", error, false));
                 }
             }
+            if self.has_limits() && self.may_be_passed_over() {
+                // A refusal would have to wait, and is told and counted once.
+                return Ok(Handled::Wait);
+            }
             match self.alias(&admitted.effect) {
                 Ok(false) => {}
                 Ok(true) => {
@@ -330,6 +343,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 }
                 Err(NotNow::Wait) => return Ok(Handled::Wait),
                 Err(NotNow::Never(error)) => return Ok(self.refuse_query(b"", error, false)),
+            }
+            match self.allowed_query(sql, &verdict.steps) {
+                Allowed::Yes => {}
+                Allowed::Later => return Ok(Handled::Judging),
+                Allowed::No(error) => return Ok(self.refuse_query(b"", error, false)),
             }
             self.judge.count_admitted(admitted.class);
             self.read_next(sql, admitted);
@@ -351,6 +369,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             let always = refusal.stands_in_failed_block();
             let error = self.judge.refused(sql, refusal);
             return Ok(self.refuse_query(b"", error, always));
+        }
+        match self.allowed_query(sql, &verdict.steps) {
+            Allowed::Yes => {}
+            Allowed::Later => return Ok(Handled::Judging),
+            Allowed::No(error) => return Ok(self.refuse_query(b"", error, false)),
         }
         let several = verdict.steps.len() > 1;
         let (mut counted, mut characters) = (0, 0);
@@ -513,6 +536,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if let Some(handled) = self.unleased(b'P', parse.name) {
             return Ok(handled);
         }
+        match admitted.map_or(Allowed::Yes, |admitted| self.allowed_parse(&parse, admitted)) {
+            Allowed::Yes => {}
+            Allowed::Later => return Ok(Handled::Judging),
+            Allowed::No(error) => return Ok(self.refuse_extended(parse.name, error, false)),
+        }
         let generation = self.judge.generation();
         let mut prepared = match admitted {
             None => Prepared {
@@ -581,6 +609,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             None => self.judge.count_empty(),
             Some(admitted) => {
                 self.judge.count_admitted(admitted.class);
+                self.touches(&admitted.permit, admitted.class, &admitted.effect, false);
                 // Its name may come to be with any Execute from now on; a cursor's comes with one and goes
                 // with its transaction.
                 if let Effect::Prepare { .. } = &admitted.effect {
@@ -644,6 +673,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         if let Some(handled) = self.unleased(b'E', OWN_NAME) {
             return Ok(handled);
+        }
+        match self.allowed_execute(portal) {
+            Allowed::Yes => {}
+            Allowed::Later => return Ok(Handled::Judging),
+            Allowed::No(error) => return Ok(self.refuse_extended(OWN_NAME, error, false)),
         }
         let change = match self.statements.execute(portal, &mut self.judge) {
             Ok(only) => {

@@ -658,6 +658,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             && self.skip == Skip::No
             && self.copy_in.is_none()
             && self.cancelling.is_none()
+            && self.dropping == 0
             && self.lease.inbound.data().len() == self.approved
     }
 
