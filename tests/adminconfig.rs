@@ -252,6 +252,8 @@ struct Case {
     #[serde(default)]
     set: String,
     now: Option<String>,
+    /// Of the interpreter; so many that the clock ends it otherwise.
+    steps: Option<u64>,
     want: Option<Value>,
     error: Option<String>,
     #[serde(default)]
@@ -279,7 +281,11 @@ fn decisions_are_merged_and_wrong_ones_are_errors() {
             let now = humantime::parse_rfc3339(&now).unwrap().duration_since(std::time::UNIX_EPOCH).unwrap();
             i64::try_from(now.as_nanos()).unwrap()
         });
-        let limits = Limits { deadline: Duration::from_secs(1), entries: 1_000, ..Limits::default() };
+        let (deadline, steps) = match case.steps {
+            Some(steps) => (Duration::from_secs(60), steps),
+            None => (Duration::from_secs(1), u64::MAX),
+        };
+        let limits = Limits { deadline, steps, entries: 1_000, ..Limits::default() };
         let mut input = if case.input.is_null() { json!({}) } else { case.input };
         input["workload"] = json!({"policySetID": case.set});
         let started = Instant::now();
@@ -301,7 +307,7 @@ fn decisions_are_merged_and_wrong_ones_are_errors() {
                         case.says
                     ));
                 }
-                assert_eq!(error.to_json()["error"], json!(kind));
+                assert_eq!(error.to_json()["error"], json!(error.kind()));
             }
             (got, _, _) => failures.push(format!("{}: {got:?}", case.note)),
         }
