@@ -11,18 +11,7 @@ use serde_json::{Value, json};
 use support::{Gateway, Options, Postgres, Setup, blocking, trusting};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-const READ: &str = r#"package adminconfig
-
-import rego.v1
-
-config contains {"capability": "read", "decision": {
-	"policy": {"ID": "read-here", "description": "Reads are deployed in the north", "version": "0.1"},
-	"deploy": "True",
-}} if {
-	input.request.usage == "read"
-	input.workload.cluster.name == "cluster-north"
-}
-"#;
+const READ: &str = include_str!("deployments/read.rego");
 
 /// The engine masks, or the gateway would.
 fn transform(module: &str) -> String {
@@ -47,14 +36,6 @@ fn until_then(seconds: u64) -> String {
             "\ttime.now_ns() < time.parse_rfc3339_ns(\"{}\")\n\tinput.request.usage",
             humantime::format_rfc3339_seconds(end)
         ),
-    )
-}
-
-fn module(name: &str) -> String {
-    format!(
-        "apiVersion: app.fybrik.io/v1beta1\nkind: FybrikModule\nmetadata: {{name: {name}}}\nspec:\n  type: service\n  capabilities:\n    \
-         - capability: read\n      scope: workload\n      api: {{protocol: postgres}}\n      supportedInterfaces:\n        \
-         - source: {{protocol: postgres}}\n      actions:\n        - name: RedactAction\n        - name: FilterAction\n---\n"
     )
 }
 
@@ -94,7 +75,7 @@ impl House {
         setup.toml = setup.toml.replace("\n[http]", engine) + toml;
         let setup = setup
             .file("policy.json", document(masked))
-            .file("modules.yaml", module("fedgate") + &module("trino"))
+            .file("modules.yaml", include_str!("deployments/modules.yaml"))
             .file("clusters.yaml", "name: cluster-north\nmetadata: {region: north}\n")
             .file("policies/read.rego", policy);
         Self { gateway: Gateway::start(setup), _source: source }
@@ -275,6 +256,28 @@ fn where_nothing_masks_nobody_with_masks_reads() {
                 .await
                 .is_err()
         );
+        // A statement that was prepared in the protocol, in a session that goes on, is judged again when it is bound.
+        let prepared = engine.prepare(&by("akko-admin")).await.unwrap();
+        engine.query(&prepared, &[]).await.unwrap();
+        house.write("policies/where.rego", &transform("trino"));
+        house.deployed("trino", true, "engine");
+        let prepared = engine.prepare(&by("alice")).await.unwrap();
+        engine.query(&prepared, &[]).await.unwrap();
+        engine.batch_execute("BEGIN").await.unwrap();
+        engine
+            .batch_execute(&format!("DECLARE c CURSOR FOR {}", by("alice").replace("LIMIT 1", "")))
+            .await
+            .unwrap();
+        assert!(
+            value(&engine, "FETCH 1 FROM c /*fedgate query=q1 user=alice*/").await.unwrap().contains('@')
+        );
+        house.write("policies/where.rego", &transform("fedgate"));
+        house.deployed("trino", true, "gateway");
+        let fetched = value(&engine, "FETCH 1 FROM c /*fedgate query=q1 user=akko-admin*/").await;
+        assert_eq!(fetched, Err("42501".to_owned()), "what alice began goes on under another name");
+        engine.batch_execute("ROLLBACK").await.unwrap();
+        let error = engine.query(&prepared, &[]).await.unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{error}");
         // Nothing is masked any more: everybody reads.
         house.write("policy.json", &document(false));
         house.deployed("trino", true, "none");
@@ -300,6 +303,47 @@ fn policies_that_were_never_understood_let_nobody_in() {
         house.write("policies/read.rego", READ);
         house.deployed("visitor", true, "none");
         house.connect("visitor").await.unwrap();
+    });
+}
+
+/// A new set that gives no answer is not taken, and is when it does; two policies that contradict each other refuse.
+#[test]
+fn a_set_that_gives_no_answer_leaves_the_last_good_one() {
+    let house = House::start(READ, false);
+    let fault = |part: &str| {
+        house.until(part, || {
+            let status: Value = serde_json::from_str(&house.gateway.get("/api/v1/status").1).unwrap();
+            status["policy"]["fault"]["message"].as_str().is_some_and(|message| message.contains(part))
+        });
+    };
+    let whole = |rules: &str| format!("package adminconfig\n\n{rules}\n");
+    blocking(async {
+        house.deployed("visitor", true, "none");
+        let open = house.connect("visitor").await.unwrap();
+        for (rules, part) in [
+            ("config[x] { x := \"a text\" }", "bad.rego:3: rule config"),
+            ("config[x] { n := numbers.range(1, 3000); n[_] + n[_] * n[_] < 0; x := 1 }", "bad.rego:3"),
+            ("config[x] { x := json.marshal(numbers.range(1, 9000000000)) }", "bad.rego:3: numbers.range"),
+        ] {
+            house.write("policies/bad.rego", &whole(rules));
+            fault(part);
+            assert_eq!(value(&open, "SELECT 1").await, Ok("1".to_owned()), "{part}");
+            house.connect("visitor").await.unwrap();
+            assert_eq!(house.deployment("visitor")["read"], true, "{part}");
+        }
+        std::fs::remove_file(house.gateway.folder().join("policies/bad.rego")).unwrap();
+        house.until("the end of the fault", || {
+            let status: Value = serde_json::from_str(&house.gateway.get("/api/v1/status").1).unwrap();
+            status["policy"]["fault"].is_null()
+        });
+        let no =
+            READ.replace("\"deploy\": \"True\"", "\"deploy\": \"False\"").replace("read-here", "not-here");
+        house.write("policies/no.rego", &no);
+        house.deployed("visitor", false, "none");
+        fault("read-here");
+        assert_eq!(ended(&open).await, "closed");
+        let (_, detail) = house.refused("visitor").await;
+        assert!(detail.contains("not-here") && detail.contains("contradict"), "{detail}");
     });
 }
 

@@ -421,11 +421,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             let error = self.judge.refused(parse.sql, &refusal);
             return Ok(self.refuse_extended(parse.name, error, false));
         }
-        let generation = self.judge.generation();
+        let era = self.judge.era();
         let prepared = match admitted {
             None => Prepared {
                 permit: Permit::empty(),
-                generation,
+                era,
                 effect: Effect::None,
                 types: parse.types.into(),
                 reading: None,
@@ -436,13 +436,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 }
                 let permit = self.renamed(admitted).unwrap_or_else(|| admitted.permit.clone());
                 let reading = self.judge.reading(parse.sql, parse.sql, admitted.class);
-                Prepared {
-                    permit,
-                    generation,
-                    effect: admitted.effect.clone(),
-                    types: parse.types.into(),
-                    reading,
-                }
+                Prepared { permit, era, effect: admitted.effect.clone(), types: parse.types.into(), reading }
             }
         };
         let permit = prepared.permit.clone();
@@ -558,8 +552,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     fn prepared(&self, admitted: &Admitted, effect: Effect) -> Prepared {
-        let generation = self.judge.generation();
-        Prepared { permit: admitted.permit.clone(), generation, effect, types: Box::default(), reading: None }
+        let era = self.judge.era();
+        Prepared { permit: admitted.permit.clone(), era, effect, types: Box::default(), reading: None }
     }
 
     /// What is gone when a statement with this effect succeeds.
