@@ -69,7 +69,8 @@ impl House {
         let toml = "\n[document]\nkind = \"file\"\npath = \"{dir}/policy.json\"\nlook_every = \"100ms\"\n\n[audit]\nkind = \"file\"\n\
                     path = \"{dir}/audit.jsonl\"\nspool = \"{dir}/spool\"\n\n[policy]\nfolders = [\"{dir}/policies\"]\n\
                     modules = [\"{dir}/modules.yaml\"]\nclusters = [\"{dir}/clusters.yaml\"]\n\n[[workload]]\nusers = [\"visitor\"]\n\
-                    cluster = \"cluster-north\"\n\n[[workload]]\nusers = [\"trino\"]\ncluster = \"cluster-north\"\n";
+                    cluster = \"cluster-north\"\n\n[[workload]]\nusers = [\"trino\"]\ncluster = \"cluster-north\"\n\n[[workload]]\nusers = [\"flyer\"]\n\
+                    cluster = \"cluster-north\"\ninterface = \"fybrik-arrow-flight:arrow\"\n";
         let engine =
             "engine = { users = [\"trino\"], comment = \"fedgate query=$QUERY_ID user=$USER\" }\n\n[http]";
         setup.toml = setup.toml.replace("\n[http]", engine) + toml;
@@ -155,6 +156,9 @@ fn a_read_policy_that_is_withdrawn_refuses_the_next_and_ends_the_open() {
     let house = House::start(READ, false);
     blocking(async {
         house.deployed("visitor", true, "none");
+        // What no module offers is not there for whoever wants it so.
+        assert_eq!(house.deployment("flyer")["read"], false);
+        assert!(house.deployment("flyer")["reason"].as_str().unwrap().contains("no way"));
         let open = house.connect("visitor").await.unwrap();
         assert_eq!(value(&open, "SELECT count(*) FROM communes").await, Ok("720".to_owned()));
         // A set that cannot be understood changes nothing.
@@ -331,6 +335,12 @@ fn a_set_that_gives_no_answer_leaves_the_last_good_one() {
             house.connect("visitor").await.unwrap();
             assert_eq!(house.deployment("visitor")["read"], true, "{part}");
         }
+        // One step that would take hours: values that hold themselves twice, forty deep.
+        let deep = |end: &str| format!("{}{end}{}", "d(".repeat(40), ")".repeat(40));
+        let endless = format!("d(x) = [x, x]\nconfig[x] {{ a := {}; b := {}; a == b; x := 1 }}", deep("1"), deep("1"));
+        house.write("policies/bad.rego", &whole(&endless));
+        fault("a step of the new set does not end");
+        assert_eq!(value(&open, "SELECT 1").await, Ok("1".to_owned()));
         std::fs::remove_file(house.gateway.folder().join("policies/bad.rego")).unwrap();
         house.until("the end of the fault", || {
             let status: Value = serde_json::from_str(&house.gateway.get("/api/v1/status").1).unwrap();

@@ -37,14 +37,15 @@ pub(super) const EVERY: Duration = Duration::from_secs(2);
 const GATEWAY: &str = "fedgate";
 const ENGINE: &str = "trino";
 /// What all workloads on all sources may take together: whoever is not decided by then is refused.
-const PASS: Duration = Duration::from_secs(2);
+const PASS: Duration = Duration::from_secs(3);
 /// When a decision that has not come is given up, and everybody is refused. One step of an evaluation that does not end is
 /// the one thing that no limit ends.
 const GIVE_UP: Duration = Duration::from_secs(10);
 /// When files that are not read yet are told of.
 const READ_WITHIN: Duration = Duration::from_secs(60);
-/// Decisions that were given up and still run; beyond that nothing is tried any more.
-const LEFT_RUNNING: usize = 2;
+/// Decisions that were given up and still run; beyond that nothing is tried any more. The last place is for the set in
+/// force.
+const LEFT_RUNNING: usize = 4;
 /// Whose labels say where a source is: `Geography.north`.
 const GEOGRAPHY: &str = "Geography.";
 /// Longest text of a fault, in characters.
@@ -286,12 +287,20 @@ impl Service {
             self.tell(&wanted, &[]);
             return;
         }
+        if self.material.is_some()
+            && self.running.load(Ordering::Relaxed) + 1 >= LEFT_RUNNING
+            && self.candidate.take().is_some()
+            && let Some((_, fault)) = &mut self.looked
+        {
+            let reason = "too many sets of before do not end; no new one is taken until the gateway is started again";
+            *fault = Some(reason.to_owned());
+        }
         let snapshot = self.in_force.borrow_and_update().clone();
         let picture =
             self.sync.borrow().as_ref().and_then(|view| view.handle.status().borrow().picture.clone());
         let known =
             self.seen.take().filter(|seen| seen.is_of(&snapshot, picture.as_ref())).map(|seen| seen.datasets);
-        let question = Question {
+        let mut question = Question {
             good: self.material.clone(),
             candidate: self.candidate.clone(),
             wanted: wanted.clone(),
@@ -302,7 +311,17 @@ impl Service {
             now: SystemTime::now(),
         };
         let now = question.now;
-        let Some(Decided { rulings, deployments, datasets, rejected }) = self.decide(question).await else {
+        let mut decided = self.decide(question.clone()).await;
+        if decided.is_none() && self.material.is_some() && self.candidate.take().is_some() {
+            // A new set that does not end is dropped for good; what is in force still gives answers.
+            let endless = "a step of the new set does not end, and what is in force stays";
+            if let Some((_, fault)) = &mut self.looked {
+                *fault = Some(endless.to_owned());
+            }
+            question.candidate = None;
+            decided = self.decide(question).await;
+        }
+        let Some(Decided { rulings, deployments, datasets, rejected }) = decided else {
             // In doubt nobody reads.
             let reason = "the configuration policies could not be decided";
             tracing::error!("{reason}: a step of a policy does not end, or fedgate has a defect");
@@ -559,6 +578,7 @@ impl Drop for Running {
 }
 
 /// All that one turn goes by; one of the two sets is there.
+#[derive(Clone)]
 struct Question {
     good: Option<Arc<Good>>,
     candidate: Option<Arc<Good>>,

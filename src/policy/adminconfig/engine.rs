@@ -46,7 +46,8 @@ pub struct SourceFile {
 /// What one evaluation may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// By the clock on the wall, over everything that is asked.
+    /// By the clock on the wall, over everything that is asked. A busy machine makes a policy late, so steps are what ends
+    /// one that loops.
     pub deadline: Duration,
     /// Of the interpreter, over everything that is asked; the same on every machine.
     pub steps: u64,
@@ -61,7 +62,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            deadline: Duration::from_millis(250),
+            deadline: Duration::from_secs(1),
             steps: 2_000_000,
             bytes: 64 << 20,
             entries: 100_000,

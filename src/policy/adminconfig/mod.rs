@@ -29,6 +29,7 @@ pub use plan::{Landscape, MOST_STEPS, NoPlan, Plan, Request, RuledOut, Step, pla
 pub use resources::{Account, Cluster, Interface, Module, ModuleCapability, Resources};
 pub use restriction::{Allowed, Restriction};
 pub use strategy::{Direction, Goal, Strategy};
+pub use yaml::too_deep;
 
 /// A line of a file, as errors name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
