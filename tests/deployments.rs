@@ -337,7 +337,8 @@ fn a_set_that_gives_no_answer_leaves_the_last_good_one() {
         }
         // One step that would take hours: values that hold themselves twice, forty deep.
         let deep = |end: &str| format!("{}{end}{}", "d(".repeat(40), ")".repeat(40));
-        let endless = format!("d(x) = [x, x]\nconfig[x] {{ a := {}; b := {}; a == b; x := 1 }}", deep("1"), deep("1"));
+        let endless =
+            format!("d(x) = [x, x]\nconfig[x] {{ a := {}; b := {}; a == b; x := 1 }}", deep("1"), deep("1"));
         house.write("policies/bad.rego", &whole(&endless));
         fault("a step of the new set does not end");
         assert_eq!(value(&open, "SELECT 1").await, Ok("1".to_owned()));

@@ -292,7 +292,8 @@ impl Service {
             && self.candidate.take().is_some()
             && let Some((_, fault)) = &mut self.looked
         {
-            let reason = "too many sets of before do not end; no new one is taken until the gateway is started again";
+            let reason =
+                "too many sets of before do not end; no new one is taken until the gateway is started again";
             *fault = Some(reason.to_owned());
         }
         let snapshot = self.in_force.borrow_and_update().clone();
@@ -666,7 +667,6 @@ fn decide(good: &Good, wanted: &Wanted, datasets: Arc<[Dataset]>, now: SystemTim
     let (mut rulings, mut deployments) = (Vec::new(), Vec::new());
     for (source, dataset) in wanted.sources.iter().zip(datasets.iter()) {
         for workload in &wanted.workloads {
-            let limits = Limits::default();
             let left = end.saturating_duration_since(Instant::now());
             let rules = Rules {
                 policies,
@@ -674,7 +674,8 @@ fn decide(good: &Good, wanted: &Wanted, datasets: Arc<[Dataset]>, now: SystemTim
                 infrastructure: &good.material.infrastructure,
                 gateway: GATEWAY,
                 engine: ENGINE,
-                limits: Limits { deadline: limits.deadline.min(left), ..limits },
+                // Steps end a policy that loops. A busy machine makes others late, and sessions are not to end for that.
+                limits: Limits { deadline: left, ..Limits::default() },
             };
             let facts = deploy::Workload {
                 name: name(workload),
