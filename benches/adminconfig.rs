@@ -7,9 +7,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use fedgate::ids::{ClientUser, SourceName};
 use fedgate::policy::adminconfig::{
     Infrastructure, Interface, Landscape, Limits, Outcome, Policies, Request, Resources, SourceFile, plan,
 };
+use fedgate::session::{Ruling, Rulings};
 use serde_json::{Value, json};
 
 const POLICIES: usize = 1_000;
@@ -147,5 +149,22 @@ fn choice(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, evaluation, choice);
+/// What a new connection asks, and a session after each change.
+fn lookup(criterion: &mut Criterion) {
+    let (sources, users) = (100, 100);
+    let decided = (0..sources).flat_map(|source| {
+        (0..users).map(move |user| {
+            let but = Arc::new(["root".into()].into());
+            let name = SourceName::new(format!("source-{source}"));
+            (name, ClientUser::new(format!("user-{user}")), Ruling::Veiled { but })
+        })
+    });
+    let rulings = Rulings::new(decided);
+    let (source, user) = (SourceName::new("source-42"), ClientUser::new("user-42"));
+    criterion.bench_function("a decision that is there, of 10,000", |bench| {
+        bench.iter(|| black_box(rulings.of(black_box(&source), black_box(&user))));
+    });
+}
+
+criterion_group!(benches, evaluation, choice, lookup);
 criterion_main!(benches);

@@ -11,18 +11,7 @@ use serde_json::{Value, json};
 use support::{Gateway, Options, Postgres, Setup, blocking, trusting};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-const READ: &str = r#"package adminconfig
-
-import rego.v1
-
-config contains {"capability": "read", "decision": {
-	"policy": {"ID": "read-here", "description": "Reads are deployed in the north", "version": "0.1"},
-	"deploy": "True",
-}} if {
-	input.request.usage == "read"
-	input.workload.cluster.name == "cluster-north"
-}
-"#;
+const READ: &str = include_str!("deployments/read.rego");
 
 /// The engine masks, or the gateway would.
 fn transform(module: &str) -> String {
@@ -47,14 +36,6 @@ fn until_then(seconds: u64) -> String {
             "\ttime.now_ns() < time.parse_rfc3339_ns(\"{}\")\n\tinput.request.usage",
             humantime::format_rfc3339_seconds(end)
         ),
-    )
-}
-
-fn module(name: &str) -> String {
-    format!(
-        "apiVersion: app.fybrik.io/v1beta1\nkind: FybrikModule\nmetadata: {{name: {name}}}\nspec:\n  type: service\n  capabilities:\n    \
-         - capability: read\n      scope: workload\n      api: {{protocol: postgres}}\n      supportedInterfaces:\n        \
-         - source: {{protocol: postgres}}\n      actions:\n        - name: RedactAction\n        - name: FilterAction\n---\n"
     )
 }
 
@@ -88,13 +69,14 @@ impl House {
         let toml = "\n[document]\nkind = \"file\"\npath = \"{dir}/policy.json\"\nlook_every = \"100ms\"\n\n[audit]\nkind = \"file\"\n\
                     path = \"{dir}/audit.jsonl\"\nspool = \"{dir}/spool\"\n\n[policy]\nfolders = [\"{dir}/policies\"]\n\
                     modules = [\"{dir}/modules.yaml\"]\nclusters = [\"{dir}/clusters.yaml\"]\n\n[[workload]]\nusers = [\"visitor\"]\n\
-                    cluster = \"cluster-north\"\n\n[[workload]]\nusers = [\"trino\"]\ncluster = \"cluster-north\"\n";
+                    cluster = \"cluster-north\"\n\n[[workload]]\nusers = [\"trino\"]\ncluster = \"cluster-north\"\n\n[[workload]]\nusers = [\"flyer\"]\n\
+                    cluster = \"cluster-north\"\ninterface = \"fybrik-arrow-flight:arrow\"\n";
         let engine =
             "engine = { users = [\"trino\"], comment = \"fedgate query=$QUERY_ID user=$USER\" }\n\n[http]";
         setup.toml = setup.toml.replace("\n[http]", engine) + toml;
         let setup = setup
             .file("policy.json", document(masked))
-            .file("modules.yaml", module("fedgate") + &module("trino"))
+            .file("modules.yaml", include_str!("deployments/modules.yaml"))
             .file("clusters.yaml", "name: cluster-north\nmetadata: {region: north}\n")
             .file("policies/read.rego", policy);
         Self { gateway: Gateway::start(setup), _source: source }
@@ -174,6 +156,9 @@ fn a_read_policy_that_is_withdrawn_refuses_the_next_and_ends_the_open() {
     let house = House::start(READ, false);
     blocking(async {
         house.deployed("visitor", true, "none");
+        // What no module offers is not there for whoever wants it so.
+        assert_eq!(house.deployment("flyer")["read"], false);
+        assert!(house.deployment("flyer")["reason"].as_str().unwrap().contains("no way"));
         let open = house.connect("visitor").await.unwrap();
         assert_eq!(value(&open, "SELECT count(*) FROM communes").await, Ok("720".to_owned()));
         // A set that cannot be understood changes nothing.
@@ -275,6 +260,28 @@ fn where_nothing_masks_nobody_with_masks_reads() {
                 .await
                 .is_err()
         );
+        // A statement that was prepared in the protocol, in a session that goes on, is judged again when it is bound.
+        let prepared = engine.prepare(&by("akko-admin")).await.unwrap();
+        engine.query(&prepared, &[]).await.unwrap();
+        house.write("policies/where.rego", &transform("trino"));
+        house.deployed("trino", true, "engine");
+        let prepared = engine.prepare(&by("alice")).await.unwrap();
+        engine.query(&prepared, &[]).await.unwrap();
+        engine.batch_execute("BEGIN").await.unwrap();
+        engine
+            .batch_execute(&format!("DECLARE c CURSOR FOR {}", by("alice").replace("LIMIT 1", "")))
+            .await
+            .unwrap();
+        assert!(
+            value(&engine, "FETCH 1 FROM c /*fedgate query=q1 user=alice*/").await.unwrap().contains('@')
+        );
+        house.write("policies/where.rego", &transform("fedgate"));
+        house.deployed("trino", true, "gateway");
+        let fetched = value(&engine, "FETCH 1 FROM c /*fedgate query=q1 user=akko-admin*/").await;
+        assert_eq!(fetched, Err("42501".to_owned()), "what alice began goes on under another name");
+        engine.batch_execute("ROLLBACK").await.unwrap();
+        let error = engine.query(&prepared, &[]).await.unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{error}");
         // Nothing is masked any more: everybody reads.
         house.write("policy.json", &document(false));
         house.deployed("trino", true, "none");
@@ -300,6 +307,54 @@ fn policies_that_were_never_understood_let_nobody_in() {
         house.write("policies/read.rego", READ);
         house.deployed("visitor", true, "none");
         house.connect("visitor").await.unwrap();
+    });
+}
+
+/// A new set that gives no answer is not taken, and is when it does; two policies that contradict each other refuse.
+#[test]
+fn a_set_that_gives_no_answer_leaves_the_last_good_one() {
+    let house = House::start(READ, false);
+    let fault = |part: &str| {
+        house.until(part, || {
+            let status: Value = serde_json::from_str(&house.gateway.get("/api/v1/status").1).unwrap();
+            status["policy"]["fault"]["message"].as_str().is_some_and(|message| message.contains(part))
+        });
+    };
+    let whole = |rules: &str| format!("package adminconfig\n\n{rules}\n");
+    blocking(async {
+        house.deployed("visitor", true, "none");
+        let open = house.connect("visitor").await.unwrap();
+        for (rules, part) in [
+            ("config[x] { x := \"a text\" }", "bad.rego:3: rule config"),
+            ("config[x] { n := numbers.range(1, 3000); n[_] + n[_] * n[_] < 0; x := 1 }", "bad.rego:3"),
+            ("config[x] { x := json.marshal(numbers.range(1, 9000000000)) }", "bad.rego:3: numbers.range"),
+        ] {
+            house.write("policies/bad.rego", &whole(rules));
+            fault(part);
+            assert_eq!(value(&open, "SELECT 1").await, Ok("1".to_owned()), "{part}");
+            house.connect("visitor").await.unwrap();
+            assert_eq!(house.deployment("visitor")["read"], true, "{part}");
+        }
+        // One step that would take hours: values that hold themselves twice, forty deep.
+        let deep = |end: &str| format!("{}{end}{}", "d(".repeat(40), ")".repeat(40));
+        let endless =
+            format!("d(x) = [x, x]\nconfig[x] {{ a := {}; b := {}; a == b; x := 1 }}", deep("1"), deep("1"));
+        house.write("policies/bad.rego", &whole(&endless));
+        fault("a step of the new set does not end");
+        assert_eq!(value(&open, "SELECT 1").await, Ok("1".to_owned()));
+        std::fs::remove_file(house.gateway.folder().join("policies/bad.rego")).unwrap();
+        house.until("the end of the fault", || {
+            let status: Value = serde_json::from_str(&house.gateway.get("/api/v1/status").1).unwrap();
+            status["policy"]["fault"].is_null()
+        });
+        let no =
+            READ.replace("\"deploy\": \"True\"", "\"deploy\": \"False\"").replace("read-here", "not-here");
+        house.write("policies/no.rego", &no);
+        house.deployed("visitor", false, "none");
+        fault("read-here");
+        assert_eq!(ended(&open).await, "closed");
+        let (_, detail) = house.refused("visitor").await;
+        assert!(detail.contains("not-here") && detail.contains("contradict"), "{detail}");
     });
 }
 

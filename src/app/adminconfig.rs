@@ -21,6 +21,8 @@ use crate::policy::adminconfig::{
 
 /// Longest file, in bytes; the rooms that read them have bounds of their own.
 const FILE_LIMIT: u64 = 16 << 20;
+/// When an answer that has not come is given up.
+const GIVE_UP: std::time::Duration = std::time::Duration::from_secs(30);
 /// Files of one folder.
 const FOLDER_LIMIT: usize = 20_000;
 /// The folders that a folder of policies may be divided in, in the order of the decisions.
@@ -110,6 +112,8 @@ pub enum EvalError {
     Files(Vec<Problem>),
     #[error("{}: {message}", path.display())]
     Document { path: PathBuf, message: String },
+    #[error("{}: a step of the policies does not end for it", path.display())]
+    Endless { path: PathBuf },
     #[error("--now: {0}")]
     Now(String),
     #[error("cannot write: {0}")]
@@ -310,6 +314,24 @@ fn source_file(path: &Path) -> Result<SourceFile, EvalError> {
     Ok(SourceFile { name: Arc::from(path.display().to_string()), text })
 }
 
+fn document<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, EvalError> {
+    let failed = |message: String| EvalError::Document { path: path.to_owned(), message };
+    if let Some(line) = adminconfig::too_deep(text) {
+        return Err(failed(format!("nests too deep at line {line}")));
+    }
+    serde_yaml_ng::from_str(text).map_err(|error| failed(error.to_string()))
+}
+
+/// No answer came; whatever works on it is left behind.
+struct Endless;
+
+/// Every step of an evaluation is looked at, and one that does not end cannot be.
+fn in_time<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Result<T, Endless> {
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || drop(tell.send(ask())));
+    told.recv_timeout(GIVE_UP).map_err(|_| Endless)
+}
+
 fn time(now: Option<&str>) -> Result<i64, EvalError> {
     let now = match now {
         None => SystemTime::now(),
@@ -332,11 +354,10 @@ pub fn eval(arguments: &EvalArgs, out: &mut impl Write) -> Result<bool, EvalErro
     let material = Material::read(&arguments.place.section()?)?;
     let now_ns = time(arguments.now.as_deref())?;
     let file = source_file(&arguments.input)?;
-    let input: Value = serde_yaml_ng::from_str(&file.text)
-        .map_err(|error| EvalError::Document { path: arguments.input.clone(), message: error.to_string() })?;
-    let question =
-        Question { input: &input, now_ns, asset: interface(&arguments.asset), actions: &arguments.actions };
-    let answer = material.ask(&question);
+    let input: Value = document(&arguments.input, &file.text)?;
+    let (asset, actions) = (interface(&arguments.asset), arguments.actions.clone());
+    let answer = in_time(move || material.ask(&Question { input: &input, now_ns, asset, actions: &actions }))
+        .map_err(|Endless| EvalError::Endless { path: arguments.input.clone() })?;
     if arguments.json {
         let answer = match &answer {
             Ok(asked) => asked.to_json(),
@@ -370,28 +391,27 @@ struct Case {
 /// # Errors
 /// They could not be run.
 pub fn test(arguments: &TestArgs, out: &mut impl Write) -> Result<bool, EvalError> {
-    let material = Material::read(&arguments.place.section()?)?;
+    let material = Arc::new(Material::read(&arguments.place.section()?)?);
     let (mut passed, mut failed) = (0usize, 0usize);
     for path in &arguments.files {
         let file = source_file(path)?;
-        let cases: Vec<Case> = serde_yaml_ng::from_str(&file.text)
-            .map_err(|error| EvalError::Document { path: path.clone(), message: error.to_string() })?;
-        for case in cases {
-            let question = Question {
-                input: &case.input,
-                now_ns: time(case.now.as_deref())?,
-                asset: interface(case.asset.as_deref().unwrap_or("postgres")),
-                actions: &case.actions,
-            };
-            let answer = match material.ask(&question) {
-                Ok(asked) => asked.to_json(),
-                Err(error) => error.to_json(),
-            };
-            match difference(&case.want, &answer, "") {
+        let cases: Vec<Case> = document(path, &file.text)?;
+        for Case { note, input, now, asset, actions, want } in cases {
+            let now_ns = time(now.as_deref())?;
+            let asset = interface(asset.as_deref().unwrap_or("postgres"));
+            let material = Arc::clone(&material);
+            let answer = in_time(move || {
+                match material.ask(&Question { input: &input, now_ns, asset, actions: &actions }) {
+                    Ok(asked) => asked.to_json(),
+                    Err(error) => error.to_json(),
+                }
+            })
+            .map_err(|Endless| EvalError::Endless { path: path.clone() })?;
+            match difference(&want, &answer, "") {
                 None => passed += 1,
                 Some(difference) => {
                     failed += 1;
-                    writeln!(out, "{}: {}: {difference}", path.display(), case.note)?;
+                    writeln!(out, "{}: {}: {difference}", path.display(), note)?;
                 }
             }
         }

@@ -1,21 +1,23 @@
 //! The configuration policies of a running gateway: read again when they change, decided again and again, and obeyed.
 //!
 //! Invariant: with `[policy]` nobody reads what no policy deploys, from the first moment on. A set that cannot be
-//! understood leaves the last good one in force; a rule that expires counts within [`EVERY`].
+//! understood, or that gives no answer, leaves the last good one in force; a rule that expires counts within [`EVERY`]
+//! and [`PASS`]; and a document comes into force when sessions already obey what is decided about its masks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::adminconfig::Material;
+use super::adminconfig::{EvalError, Material};
 use super::enforcement::apart;
 use crate::audit::event::{Change, ChangeKind, Event, What};
 use crate::audit::journal::Journal;
@@ -23,17 +25,29 @@ use crate::config::{Config, PolicySection, Source, Workload};
 use crate::document::OneLine;
 use crate::http::{Asker, DeploymentView, DeploymentsView, PolicyFault, SyncView};
 use crate::metrics::{Outcome, PolicyMetrics};
-use crate::policy::adminconfig::Limits;
+use crate::policy::adminconfig::{Error, Interface, Limits};
 use crate::policy::deploy::{self, Dataset, Deployment, Place, Rules, Veil};
 use crate::session::{Ruling, Rulings, Why};
-use crate::sync::catalog::Picture;
-use crate::sync::reader::InForce;
+use crate::sync::catalog::{LabelState, Picture};
+use crate::sync::reader::{Coming, InForce};
 
 /// How often everything is decided again, and the files are looked at: what expires by the clock alone counts then.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
 /// The modules of the descriptions that stand for the gateway and for the engine.
 const GATEWAY: &str = "fedgate";
 const ENGINE: &str = "trino";
+/// What all workloads on all sources may take together: whoever is not decided by then is refused.
+const PASS: Duration = Duration::from_secs(3);
+/// When a decision that has not come is given up, and everybody is refused. One step of an evaluation that does not end is
+/// the one thing that no limit ends.
+const GIVE_UP: Duration = Duration::from_secs(10);
+/// When files that are not read yet are told of.
+const READ_WITHIN: Duration = Duration::from_secs(60);
+/// Decisions that were given up and still run; beyond that nothing is tried any more. The last place is for the set in
+/// force.
+const LEFT_RUNNING: usize = 4;
+/// Whose labels say where a source is: `Geography.north`.
+const GEOGRAPHY: &str = "Geography.";
 /// Longest text of a fault, in characters.
 const MESSAGE_LIMIT: usize = 2000;
 
@@ -83,7 +97,7 @@ impl Deployments {
     pub fn start(
         wanted: Option<Wanted>,
         rulings: watch::Sender<Arc<Rulings>>,
-        in_force: watch::Receiver<InForce>,
+        (in_force, coming): (watch::Receiver<InForce>, mpsc::Receiver<Coming>),
         sync: watch::Receiver<Option<SyncView>>,
         journal: Option<Journal>,
         metrics: PolicyMetrics,
@@ -95,12 +109,18 @@ impl Deployments {
             wanted: wanted.subscribe(),
             rulings: rulings.clone(),
             in_force,
+            coming,
+            next: None,
             sync,
             show,
             journal,
             metrics,
             material: None,
+            candidate: None,
+            reading: None,
             looked: None,
+            trouble: None,
+            running: Arc::default(),
             decided: BTreeMap::new(),
             seen: None,
         };
@@ -141,13 +161,23 @@ struct Service {
     wanted: watch::Receiver<Option<Wanted>>,
     rulings: watch::Sender<Arc<Rulings>>,
     in_force: watch::Receiver<InForce>,
+    coming: mpsc::Receiver<Coming>,
+    /// A document that may come into force any moment: until then what is decided holds for it, too.
+    next: InForce,
     sync: watch::Receiver<Option<SyncView>>,
     show: watch::Sender<DeploymentsView>,
     journal: Option<Journal>,
     metrics: PolicyMetrics,
     material: Option<Arc<Good>>,
+    /// One that was understood and is not in force: it gave no answer where the one in force gives one. It is tried again.
+    candidate: Option<Arc<Good>>,
+    reading: Option<Reading>,
     /// How the files looked when they were read last, and what is wrong with them.
-    looked: Option<([u8; 32], Option<PolicyFault>)>,
+    looked: Option<([u8; 32], Option<String>)>,
+    /// What is told: of the files, or of a set that gives no answer.
+    trouble: Option<PolicyFault>,
+    /// Threads that decide.
+    running: Arc<AtomicUsize>,
     /// By source and workload.
     decided: BTreeMap<(String, String), Deployment>,
     /// The sources as policies saw them last, and what of: a large catalog is not looked through again for nothing.
@@ -181,6 +211,8 @@ struct Decided {
     rulings: Rulings,
     deployments: Vec<(String, String, Deployment)>,
     datasets: Arc<[Dataset]>,
+    /// Why these are of the set in force and not of the new one.
+    rejected: Option<String>,
 }
 
 impl Service {
@@ -194,13 +226,27 @@ impl Service {
                     if changed.is_err() {
                         return;
                     }
-                    // Another section may name other files.
+                    // Another section may name other files; what is read of the old ones is dropped.
                     self.looked = None;
+                    self.reading = None;
+                    self.candidate = None;
                     self.seen = None;
                 }
                 changed = self.in_force.changed() => {
                     if changed.is_err() {
                         return;
+                    }
+                    self.next = None;
+                }
+                // It is let go of when this turn has ended. Without a reader nothing comes, and its channel stays open.
+                Some(coming) = self.coming.recv() => {
+                    self.next = Some(Arc::clone(&coming.snapshot));
+                    self.turn().await;
+                    continue;
+                }
+                read = until_read(&mut self.reading) => {
+                    if let Some(reading) = self.reading.take() {
+                        self.take(reading.seen, read);
                     }
                 }
                 _ = every.tick() => {}
@@ -212,7 +258,11 @@ impl Service {
     async fn turn(&mut self) {
         let Some(wanted) = self.wanted.borrow_and_update().clone() else {
             self.material = None;
+            self.candidate = None;
+            self.reading = None;
+            self.next = None;
             self.looked = None;
+            self.trouble = None;
             self.decided.clear();
             self.rulings.send_if_modified(|rulings| {
                 let off = **rulings != Rulings::default();
@@ -225,40 +275,112 @@ impl Service {
             return;
         };
         self.look(&wanted.policy).await;
-        let Some(good) = self.material.clone() else {
-            let reason = "the configuration policies cannot be understood, and none were before";
+        let slow = self.reading.as_ref().is_some_and(|reading| reading.since.elapsed() > READ_WITHIN);
+        let slow = slow.then(|| "the files take long to be read, and what is in force stays".to_owned());
+        if self.material.is_none() && self.candidate.is_none() {
+            let reason = match self.looked {
+                Some(_) => "the configuration policies cannot be understood, and none were before",
+                None => "the configuration policies have not been read yet",
+            };
             self.put(Rulings::undecided(reason));
+            self.told_of(self.looked.as_ref().and_then(|(_, fault)| fault.clone()).or(slow));
             self.tell(&wanted, &[]);
             return;
-        };
+        }
+        if self.material.is_some()
+            && self.running.load(Ordering::Relaxed) + 1 >= LEFT_RUNNING
+            && self.candidate.take().is_some()
+            && let Some((_, fault)) = &mut self.looked
+        {
+            let reason =
+                "too many sets of before do not end; no new one is taken until the gateway is started again";
+            *fault = Some(reason.to_owned());
+        }
         let snapshot = self.in_force.borrow_and_update().clone();
         let picture =
             self.sync.borrow().as_ref().and_then(|view| view.handle.status().borrow().picture.clone());
         let known =
             self.seen.take().filter(|seen| seen.is_of(&snapshot, picture.as_ref())).map(|seen| seen.datasets);
-        let (asked, document, catalog) = (wanted.clone(), snapshot.clone(), picture.clone());
-        let now = SystemTime::now();
-        let decided = apart(move || {
-            let datasets = known.unwrap_or_else(|| {
-                let of =
-                    |source: &Arc<Source>| dataset(source, &asked, document.as_ref(), catalog.as_deref());
-                asked.sources.iter().map(of).collect()
-            });
-            decide(&good, &asked, datasets, now)
-        })
-        .await;
-        let Some(Decided { rulings, deployments, datasets }) = decided else {
+        let mut question = Question {
+            good: self.material.clone(),
+            candidate: self.candidate.clone(),
+            wanted: wanted.clone(),
+            known,
+            snapshot: snapshot.clone(),
+            next: self.next.clone(),
+            picture: picture.clone(),
+            now: SystemTime::now(),
+        };
+        let now = question.now;
+        let mut decided = self.decide(question.clone()).await;
+        if decided.is_none() && self.material.is_some() && self.candidate.take().is_some() {
+            // A new set that does not end is dropped for good; what is in force still gives answers.
+            let endless = "a step of the new set does not end, and what is in force stays";
+            if let Some((_, fault)) = &mut self.looked {
+                *fault = Some(endless.to_owned());
+            }
+            question.candidate = None;
+            decided = self.decide(question).await;
+        }
+        let Some(Decided { rulings, deployments, datasets, rejected }) = decided else {
             // In doubt nobody reads.
-            tracing::error!(
-                "a defect of fedgate: the configuration policies could not be decided; please report it"
-            );
-            self.put(Rulings::undecided("the configuration policies could not be decided"));
+            let reason = "the configuration policies could not be decided";
+            tracing::error!("{reason}: a step of a policy does not end, or fedgate has a defect");
+            self.put(Rulings::undecided(reason));
+            self.told_of(Some(format!("{reason}; a step of a policy does not end, or fedgate has a defect")));
+            self.tell(&wanted, &[]);
             return;
         };
+        if rejected.is_none()
+            && let Some(candidate) = self.candidate.take()
+        {
+            self.metrics.reloaded(Outcome::Ok);
+            tracing::info!(revision = %candidate.revision, "configuration policies are in force");
+            self.material = Some(candidate);
+        }
         self.seen = Some(Seen { snapshot, picture, datasets });
         self.put(rulings);
+        let of_files = self.looked.as_ref().and_then(|(_, fault)| fault.clone());
+        self.told_of(of_files.or(slow).or(rejected).or_else(|| fault_of(&deployments, |_| true)));
         self.record(&deployments, now).await;
         self.tell(&wanted, &deployments);
+    }
+
+    /// `None`: there is no answer, or not in time.
+    async fn decide(&self, question: Question) -> Option<Decided> {
+        if self.running.load(Ordering::Relaxed) >= LEFT_RUNNING {
+            return None;
+        }
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let running = Running(Arc::clone(&self.running));
+        let decided = apart(move || {
+            let _running = running;
+            question.answer()
+        });
+        timeout(GIVE_UP, decided).await.ok().flatten()
+    }
+
+    /// Tells of what is wrong, once for each thing.
+    fn told_of(&mut self, fault: Option<String>) {
+        self.metrics.fault.set(i64::from(fault.is_some()));
+        let Some(fault) = fault else {
+            self.trouble = None;
+            return;
+        };
+        let message: String = fault
+            .lines()
+            .map(|line| OneLine(line).to_string())
+            .collect::<Vec<_>>()
+            .join("; ")
+            .chars()
+            .take(MESSAGE_LIMIT)
+            .collect();
+        if self.trouble.as_ref().is_some_and(|trouble| *trouble.message == *message) {
+            return;
+        }
+        self.metrics.reloaded(Outcome::Failed);
+        tracing::error!("the configuration policies are at fault: {message}");
+        self.trouble = Some(PolicyFault { message: message.into(), since: SystemTime::now() });
     }
 
     fn put(&self, rulings: Rulings) {
@@ -271,57 +393,41 @@ impl Service {
         });
     }
 
-    /// Reads the files again if they look otherwise than before; a set that is wrong leaves the last good one.
+    /// Has the files read again if they look otherwise than before, on another thread: what is in force is decided
+    /// anew meanwhile, however long that takes.
     async fn look(&mut self, section: &PolicySection) {
+        if self.reading.is_some() {
+            return;
+        }
         let asked = section.clone();
         let seen = tokio::task::spawn_blocking(move || look_of(&asked)).await.unwrap_or_default();
         if self.looked.as_ref().is_some_and(|(before, _)| *before == seen) {
             return;
         }
         let asked = section.clone();
-        let read = apart(move || {
-            let material = Material::read(&asked).map_err(|error| error.to_string())?;
-            if let Err(error) = &material.policies {
-                return Err(error.to_string());
-            }
-            let mut hash = Sha256::new();
-            for file in &material.files {
-                for part in [file.name.as_bytes(), file.text.as_bytes()] {
-                    hash.update(part.len().to_be_bytes());
-                    hash.update(part);
-                }
-            }
-            let revision: String =
-                hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-            Ok::<_, String>(Good { material, revision: revision.into(), since: SystemTime::now() })
-        });
-        let read = read.await.unwrap_or_else(|| Err("a defect of fedgate: reading them panicked".to_owned()));
-        let fault = match read {
+        let read = tokio::spawn(apart(move || read(&asked)));
+        self.reading = Some(Reading { seen, read, since: Instant::now() });
+    }
+
+    /// A set that is wrong leaves the last good one.
+    fn take(&mut self, seen: [u8; 32], read: Result<Good, Unread>) {
+        let fault =
+            |error: String| Some(format!("the files cannot be taken, and what is in force stays: {error}"));
+        self.looked = Some(match read {
             Ok(good) => {
-                self.metrics.reloaded(Outcome::Ok);
-                self.metrics.fault.set(0);
-                tracing::info!(revision = %good.revision, "configuration policies are in force");
-                self.material = Some(Arc::new(good));
-                None
+                self.candidate = Some(Arc::new(good));
+                (seen, None)
             }
-            Err(error) => {
-                self.metrics.reloaded(Outcome::Failed);
-                self.metrics.fault.set(1);
-                let message: String = error
-                    .lines()
-                    .map(|line| OneLine(line).to_string())
-                    .collect::<Vec<_>>()
-                    .join("; ")
-                    .chars()
-                    .take(MESSAGE_LIMIT)
-                    .collect();
-                tracing::error!(
-                    "the configuration policies cannot be taken, and what is in force stays: {message}"
-                );
-                Some(PolicyFault { message: message.into(), since: SystemTime::now() })
+            Err(Unread::Wrong(error)) => {
+                self.candidate = None;
+                (seen, fault(error))
             }
-        };
-        self.looked = Some((seen, fault));
+            // They may be readable the next time, and look the same.
+            Err(Unread::Unreadable(error)) => {
+                self.candidate = None;
+                ([0; 32], fault(error))
+            }
+        });
     }
 
     /// An event for each outcome that is another one than before.
@@ -397,7 +503,7 @@ impl Service {
             enabled: true,
             revision: self.material.as_ref().map(|good| Arc::clone(&good.revision)),
             since: self.material.as_ref().map(|good| good.since),
-            fault: self.looked.as_ref().and_then(|(_, fault)| fault.clone()),
+            fault: self.trouble.clone(),
             sources: by_source,
             asker: self.material.clone().map(|good| {
                 Asker::new(Arc::new(move |input: &Value| {
@@ -421,6 +527,131 @@ fn name(workload: &Workload) -> String {
     workload.users.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// Files that are being read.
+struct Reading {
+    seen: [u8; 32],
+    read: JoinHandle<Option<Result<Good, Unread>>>,
+    since: Instant,
+}
+
+/// Never comes while nothing is being read.
+async fn until_read(reading: &mut Option<Reading>) -> Result<Good, Unread> {
+    match reading {
+        Some(reading) => match (&mut reading.read).await {
+            Ok(Some(read)) => read,
+            Ok(None) | Err(_) => Err(Unread::Wrong("a defect of fedgate: reading them panicked".to_owned())),
+        },
+        None => std::future::pending().await,
+    }
+}
+
+enum Unread {
+    Unreadable(String),
+    Wrong(String),
+}
+
+fn read(section: &PolicySection) -> Result<Good, Unread> {
+    let material = Material::read(section).map_err(|error| match error {
+        EvalError::Read { .. } => Unread::Unreadable(error.to_string()),
+        _ => Unread::Wrong(error.to_string()),
+    })?;
+    if let Err(error) = &material.policies {
+        return Err(Unread::Wrong(error.to_string()));
+    }
+    let mut hash = Sha256::new();
+    for file in &material.files {
+        for part in [file.name.as_bytes(), file.text.as_bytes()] {
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+    }
+    let revision: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    Ok(Good { material, revision: revision.into(), since: SystemTime::now() })
+}
+
+/// One thread that decides.
+struct Running(Arc<AtomicUsize>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All that one turn goes by; one of the two sets is there.
+#[derive(Clone)]
+struct Question {
+    good: Option<Arc<Good>>,
+    candidate: Option<Arc<Good>>,
+    wanted: Wanted,
+    known: Option<Arc<[Dataset]>>,
+    snapshot: InForce,
+    next: InForce,
+    picture: Option<Arc<Picture>>,
+    now: SystemTime,
+}
+
+impl Question {
+    fn answer(self) -> Decided {
+        let datasets = match &self.known {
+            Some(known) => Arc::clone(known),
+            None => self.datasets(&self.snapshot),
+        };
+        let (good, mut decided) = self.choose(datasets);
+        if let Some(next) = &self.next
+            && !self.snapshot.as_ref().is_some_and(|snapshot| Arc::ptr_eq(snapshot, next))
+        {
+            let datasets = self.datasets(&self.next);
+            let then = good.map(|good| decide(good, &self.wanted, datasets, self.now).rulings);
+            let then = then.unwrap_or_else(|| Rulings::undecided("no configuration policies are in force"));
+            decided.rulings = decided.rulings.stricter(&then);
+        }
+        decided
+    }
+
+    fn datasets(&self, snapshot: &InForce) -> Arc<[Dataset]> {
+        let of =
+            |source: &Arc<Source>| dataset(source, &self.wanted, snapshot.as_ref(), self.picture.as_deref());
+        self.wanted.sources.iter().map(of).collect()
+    }
+
+    /// The set that counts, and what it decides: the new one, unless it gives no answer where the one in force does. That
+    /// two policies contradict each other is an answer, of those that refuse.
+    fn choose(&self, datasets: Arc<[Dataset]>) -> (Option<&Arc<Good>>, Decided) {
+        let of = |good: &Good| decide(good, &self.wanted, Arc::clone(&datasets), self.now);
+        let unanswered = |decided: &Decided| {
+            fault_of(&decided.deployments, |error| !matches!(error, Error::Conflict { .. }))
+        };
+        match (&self.candidate, &self.good) {
+            (Some(candidate), None) => (Some(candidate), of(candidate)),
+            (None, Some(good)) => (Some(good), of(good)),
+            (Some(candidate), Some(good)) => {
+                let new = of(candidate);
+                let Some(fault) = unanswered(&new) else { return (Some(candidate), new) };
+                let mut old = of(good);
+                if unanswered(&old).is_some() {
+                    return (Some(candidate), new);
+                }
+                old.rejected =
+                    Some(format!("the new set gives no answer, and what is in force stays: {fault}"));
+                (Some(good), old)
+            }
+            (None, None) => {
+                let rulings = Rulings::undecided("no configuration policies are in force");
+                (None, Decided { rulings, deployments: Vec::new(), datasets, rejected: None })
+            }
+        }
+    }
+}
+
+/// The first fault of its kind, with who meets it.
+fn fault_of(deployments: &[(String, String, Deployment)], counts: impl Fn(&Error) -> bool) -> Option<String> {
+    deployments.iter().find_map(|(source, workload, deployment)| {
+        let fault = deployment.fault.as_ref().filter(|fault| counts(fault))?;
+        Some(format!("for {workload} on {source}: {fault}"))
+    })
+}
+
 fn decide(good: &Good, wanted: &Wanted, datasets: Arc<[Dataset]>, now: SystemTime) -> Decided {
     let now_ns =
         i64::try_from(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(i64::MAX);
@@ -429,27 +660,41 @@ fn decide(good: &Good, wanted: &Wanted, datasets: Arc<[Dataset]>, now: SystemTim
             rulings: Rulings::undecided("the configuration policies cannot be understood"),
             deployments: Vec::new(),
             datasets,
+            rejected: None,
         };
     };
-    let rules = Rules {
-        policies,
-        resources: &good.material.resources,
-        infrastructure: &good.material.infrastructure,
-        gateway: GATEWAY,
-        engine: ENGINE,
-        limits: Limits::default(),
-    };
+    let end = Instant::now() + PASS;
     let (mut rulings, mut deployments) = (Vec::new(), Vec::new());
     for (source, dataset) in wanted.sources.iter().zip(datasets.iter()) {
         for workload in &wanted.workloads {
+            let left = end.saturating_duration_since(Instant::now());
+            let rules = Rules {
+                policies,
+                resources: &good.material.resources,
+                infrastructure: &good.material.infrastructure,
+                gateway: GATEWAY,
+                engine: ENGINE,
+                // Steps end a policy that loops. A busy machine makes others late, and sessions are not to end for that.
+                limits: Limits { deadline: left, ..Limits::default() },
+            };
             let facts = deploy::Workload {
                 name: name(workload),
                 set: workload.policy_set_id.clone(),
                 cluster: workload.cluster.clone(),
                 properties: workload.properties.clone().into_iter().collect(),
-                interface: None,
+                interface: workload
+                    .interface
+                    .as_ref()
+                    .map(|(protocol, format)| Interface::new(protocol, format)),
             };
-            let deployment = deploy::deploy(&rules, &facts, dataset, now_ns);
+            let deployment = if left.is_zero() {
+                deploy::undecided(&format!(
+                    "the policies take longer than {} s for all workloads and sources together",
+                    PASS.as_secs()
+                ))
+            } else {
+                deploy::deploy(&rules, &facts, dataset, now_ns)
+            };
             for user in &workload.users {
                 let engine = source.is_engine(user);
                 rulings.push((source.name.clone(), user.clone(), ruling(&deployment, &dataset.veil, engine)));
@@ -457,7 +702,7 @@ fn decide(good: &Good, wanted: &Wanted, datasets: Arc<[Dataset]>, now: SystemTim
             deployments.push((source.name.to_string(), facts.name, deployment));
         }
     }
-    Decided { rulings: Rulings::new(rulings), deployments, datasets }
+    Decided { rulings: Rulings::new(rulings), deployments, datasets, rejected: None }
 }
 
 /// What a deployment means for one client user.
@@ -478,7 +723,8 @@ fn ruling(deployment: &Deployment, veil: &Veil, engine: bool) -> Ruling {
     }
 }
 
-/// A source as policies see it: its place from the configuration, its tags from the catalog, its masks from the document.
+/// A source as policies see it: its tags from the catalog, its masks from the document, and its place from the
+/// configuration or, where that says none, from the one label `Geography.PLACE` that the catalog has for its columns.
 fn dataset(
     source: &Source,
     wanted: &Wanted,
@@ -497,14 +743,26 @@ fn dataset(
         ..Dataset::default()
     };
     let tables = picture.map(|picture| picture.tables.as_slice()).unwrap_or_default();
+    let disabled = |tag: &str| {
+        let classification = tag.split('.').next().unwrap_or_default();
+        picture.is_some_and(|picture| picture.disabled.contains(classification))
+    };
+    let mut places: BTreeSet<&str> = BTreeSet::new();
     for table in tables.iter().filter(|table| *table.catalog == **catalog) {
         for column in table.columns.iter() {
             let tags: Vec<String> = column.all_labels().map(|label| label.tag.to_string()).collect();
+            for label in column.all_labels().filter(|label| label.state == LabelState::Confirmed) {
+                places.extend(label.tag.strip_prefix(GEOGRAPHY).filter(|_| !disabled(&label.tag)));
+            }
             if !tags.is_empty() {
                 dataset.tags.extend(tags.iter().cloned());
                 dataset.columns.push((format!("{}.{}.{}", table.schema, table.name, column.name), tags));
             }
         }
+    }
+    // Two places are none: nobody says which of them counts.
+    if let (true, 1, Some(place)) = (source.geography.is_none(), places.len(), places.first()) {
+        dataset.geography = (*place).to_owned();
     }
     dataset
 }
@@ -552,5 +810,151 @@ fn walk(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) {
             walk(&path, depth + 1, paths);
         }
         paths.push(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ClientUser, SourceName};
+    use crate::metrics::Metrics;
+    use crate::sync::publisher::AnyPublisher;
+    use crate::sync::reader::{Outlet, Reader};
+    use tokio_util::task::AbortOnDropHandle;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn config(folder: &Path) -> Config {
+        let files = [
+            ("p/read.rego", include_str!("../../tests/deployments/read.rego")),
+            ("modules.yaml", include_str!("../../tests/deployments/modules.yaml")),
+            ("clusters.yaml", "name: cluster-north\nmetadata: {region: north}\n"),
+            ("policy.json", &document(false)),
+            ("password", "x"),
+        ];
+        std::fs::create_dir(folder.join("p")).unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.join(name), text).unwrap();
+        }
+        Config::parse(
+            r#"
+            [gateway]
+            listen = ["127.0.0.1:0"]
+            [gateway.auth]
+            method = "trust"
+            [document]
+            kind = "file"
+            path = "policy.json"
+            [policy]
+            folders = ["p"]
+            modules = ["modules.yaml"]
+            clusters = ["clusters.yaml"]
+            [[workload]]
+            users = ["visitor"]
+            cluster = "cluster-north"
+            [[source]]
+            name = "s"
+            hosts = ["127.0.0.1:1"]
+            database = "s"
+            user = "u"
+            password_file = "password"
+            access = [{ users = ["visitor"] }]
+            "#,
+            folder,
+        )
+        .unwrap()
+    }
+
+    fn document(masked: bool) -> String {
+        let entry =
+            serde_json::json!({"catalog": "s", "schema": "a", "table": "t", "column": "x", "mask": "sha256"});
+        let masks = if masked { vec![entry] } else { Vec::new() };
+        serde_json::json!({
+            "version": 1,
+            "mask_library": {"sha256": {"strength": 60}},
+            "subjects": {"alice": {"kind": "user", "masks": masks}},
+        })
+        .to_string()
+    }
+
+    /// Both ends are looked at whenever either changes, on one thread: were a document in force before what is decided
+    /// from it, the first look would meet that.
+    #[tokio::test]
+    async fn a_document_comes_into_force_behind_what_is_decided_from_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let (metrics, stop) = (Metrics::new().unwrap(), CancellationToken::new());
+        let wanted = Wanted::of(&config);
+        let rulings = watch::Sender::new(Arc::new(at_first(wanted.as_ref())));
+        let (outlet, coming) = Outlet::gated();
+        let handle = outlet.handle();
+        let mut obeyed = rulings.subscribe();
+        let deployments = Deployments::start(
+            wanted,
+            rulings,
+            (handle.in_force(), coming),
+            watch::channel(None).1,
+            None,
+            metrics.policy.clone(),
+        );
+        let place = &config.document.as_ref().unwrap().place;
+        let reader = Reader::new(
+            AnyPublisher::new(place),
+            Duration::from_secs(3600),
+            outlet,
+            metrics.document.clone(),
+            stop.clone(),
+        );
+        let _reading = AbortOnDropHandle::new(tokio::spawn(reader.run()));
+        let (source, user) = (SourceName::new("s"), ClientUser::new("visitor"));
+        let masked = |snapshot: &InForce| {
+            snapshot
+                .as_ref()
+                .is_none_or(|now| now.document.policy().subjects.values().any(|one| !one.masks.is_empty()))
+        };
+        let mut in_force = handle.in_force();
+        for round in 0..20 {
+            let wants_masks = round % 2 == 1;
+            std::fs::write(folder.path().join("policy.json"), document(wants_masks)).unwrap();
+            handle.nudge();
+            loop {
+                let ruling = obeyed.borrow_and_update().of(&source, &user);
+                let now = masked(&in_force.borrow_and_update());
+                assert!(!(now && ruling == Ruling::Open), "round {round}: clear text under masks");
+                let settled = now == wants_masks && (ruling == Ruling::Open) != wants_masks;
+                if settled {
+                    break;
+                }
+                let next = async {
+                    tokio::select! {
+                        biased;
+                        one = in_force.changed() => one,
+                        other = obeyed.changed() => other,
+                    }
+                };
+                timeout(PATIENCE, next).await.expect("in time").unwrap();
+            }
+        }
+        deployments.end().await;
+    }
+
+    #[test]
+    fn a_place_comes_from_the_catalogs_labels_where_the_configuration_says_none() {
+        use crate::sync::catalog::file;
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        let wanted = Wanted::of(&config).unwrap();
+        let of = |tags: &str, own: Option<&str>| {
+            let picture =
+                file::parse(&format!("catalogs: {{s: {{a: {{t: {{x: {tags}, y: PII.Email}}}}}}}}")).unwrap();
+            let mut source = (*config.sources[0]).clone();
+            source.geography = own.map(str::to_owned);
+            dataset(&source, &wanted, None, Some(&picture)).geography
+        };
+        assert_eq!(of("Geography.north", None), "north");
+        assert_eq!(of("[Geography.north, Geography.south]", None), "");
+        assert_eq!(of("{suggested: Geography.north}", None), "");
+        assert_eq!(of("Geography.north", Some("south")), "south");
+        assert_eq!(of("PII.Name", None), "");
     }
 }

@@ -189,7 +189,7 @@ impl Gateway {
         let policy_loop = PolicyLoop::start(&sections, journal.clone(), &metrics.sync)?;
         let view = watch::Sender::new(policy_loop.as_ref().map(|policy_loop| policy_loop.view.clone()));
 
-        let outlet = Outlet::default();
+        let (outlet, coming) = Outlet::gated();
         let handle = outlet.handle();
         let mut enforcement =
             Enforcement::start(handle.in_force(), view.subscribe(), journal.clone(), metrics.opa.clone());
@@ -197,7 +197,7 @@ impl Gateway {
         let deployments = Deployments::start(
             wanted,
             rulings,
-            handle.in_force(),
+            (handle.in_force(), coming),
             view.subscribe(),
             journal.clone(),
             metrics.policy.clone(),

@@ -492,6 +492,8 @@ pub struct Workload {
     pub properties: std::collections::BTreeMap<String, serde_json::Value>,
     /// Empty: of no set, for which all policies count.
     pub policy_set_id: String,
+    /// How it takes data: a protocol, and a format or an empty text; None: whatever there is.
+    pub interface: Option<(String, String)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::api::{BODY_LIMIT, answer, problem, read};
@@ -64,12 +64,16 @@ const QUESTIONS: usize = 2;
 /// How long one waits for its turn.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// When an answer that has not come is given up: every step of an evaluation is looked at, and one that does not end
+/// cannot be.
+const GIVE_UP: Duration = Duration::from_secs(10);
+
 /// What questions share.
-pub(super) struct Room(Semaphore);
+pub(super) struct Room(Arc<Semaphore>);
 
 impl Default for Room {
     fn default() -> Self {
-        Self(Semaphore::new(QUESTIONS))
+        Self(Arc::new(Semaphore::new(QUESTIONS)))
     }
 }
 
@@ -97,14 +101,23 @@ pub(super) async fn eval(
                 "no configuration policies are in force; see [policy]",
             ));
         };
-        let Ok(Ok(turn)) = timeout(ROOM_TIMEOUT, room.0.acquire()).await else {
+        let Ok(Ok(turn)) = timeout(ROOM_TIMEOUT, Arc::clone(&room.0).acquire_owned()).await else {
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "others ask at the moment; ask again"));
         };
-        let answer = tokio::task::spawn_blocking(move || (asker.0)(&Value::Object(input))).await;
-        drop(turn);
-        match answer {
-            Ok(answer) => Ok(as_json(&answer)),
-            Err(_) => Err(problem(
+        // On a thread of its own, which is left behind when it does not end; until then its turn is taken.
+        let (tell, told) = oneshot::channel();
+        let work = move || {
+            let _turn = turn;
+            let _ = tell.send((asker.0)(&Value::Object(input)));
+        };
+        let started = std::thread::Builder::new().name("policy-eval".to_owned()).spawn(work);
+        match (started, timeout(GIVE_UP, told).await) {
+            (Ok(_), Ok(Ok(answer))) => Ok(as_json(&answer)),
+            (Ok(_), Err(_)) => Err(problem(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "a step of the policies does not end for this input",
+            )),
+            (Err(_), _) | (_, Ok(Err(_))) => Err(problem(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "a defect of fedgate; please report it with the log",
             )),

@@ -52,7 +52,7 @@ impl PolicyMetrics {
                 registry,
                 IntGauge::new(
                     "fedgate_config_policies_fault",
-                    "1 when the configuration policies cannot be taken as they are now; the last good set stays.",
+                    "1 when the configuration policies cannot be taken as they are now, or give no answer for somebody.",
                 ),
             )?,
             reloads: ByLabel::new(|outcome| reloads.with_label_values(&[outcome])),

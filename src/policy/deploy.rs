@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use super::adminconfig::{
-    Capability, Deploy, Infrastructure, Interface, Landscape, Limits, Plan, Policies, Request, Resources,
-    plan,
+    Capability, Deploy, Error, Infrastructure, Interface, Landscape, Limits, Plan, Policies, Request,
+    Resources, plan,
 };
 use crate::document::{Pattern, Policy, SubjectKind};
 
@@ -92,6 +92,8 @@ pub struct Deployment {
     /// The policies that decided about reads, by ID.
     pub policies: Vec<String>,
     pub plan: Option<Plan>,
+    /// The policies gave no answer, for this reason.
+    pub fault: Option<Error>,
 }
 
 impl Place {
@@ -139,6 +141,18 @@ fn tags_of<'t>(tags: impl Iterator<Item = &'t String>) -> Value {
     Value::Object(tags.map(|tag| (tag.clone(), Value::Bool(true))).collect())
 }
 
+/// Nothing is decided, for want of an answer.
+pub fn undecided(message: &str) -> Deployment {
+    Deployment {
+        read: false,
+        transform: Place::None,
+        reason: message.chars().take(REASON).collect(),
+        policies: Vec::new(),
+        plan: None,
+        fault: Some(Error::Limit { at: None, message: message.to_owned() }),
+    }
+}
+
 /// Decides.
 pub fn deploy(rules: &Rules<'_>, workload: &Workload, dataset: &Dataset, now_ns: i64) -> Deployment {
     let region = rules
@@ -154,11 +168,13 @@ pub fn deploy(rules: &Rules<'_>, workload: &Workload, dataset: &Dataset, now_ns:
         reason: reason.chars().take(REASON).collect(),
         policies,
         plan: None,
+        fault: None,
     };
     let outcome = match rules.policies.decide(&input, now_ns, &rules.limits) {
         Ok(outcome) => outcome,
         Err(error) => {
-            return refused(format!("the configuration policies give no answer: {error}"), Vec::new());
+            let reason = format!("the configuration policies give no answer: {error}");
+            return Deployment { fault: Some(error), ..refused(reason, Vec::new()) };
         }
     };
     let read = outcome.decision(Capability::Read);
@@ -197,7 +213,14 @@ pub fn deploy(rules: &Rules<'_>, workload: &Workload, dataset: &Dataset, now_ns:
     match transformed {
         Ok(found) => {
             let transform = place(&found, rules, actions.is_empty());
-            Deployment { read: true, transform, reason: by(&named), policies: named, plan: Some(found) }
+            Deployment {
+                read: true,
+                transform,
+                reason: by(&named),
+                policies: named,
+                plan: Some(found),
+                fault: None,
+            }
         }
         Err(why) if actions.is_empty() => refused(why.to_string(), named),
         // Reads have a way and masks have none.
@@ -208,6 +231,7 @@ pub fn deploy(rules: &Rules<'_>, workload: &Workload, dataset: &Dataset, now_ns:
                 reason: by(&named),
                 policies: named,
                 plan: Some(found),
+                fault: None,
             },
             Err(why) => refused(why.to_string(), named),
         },

@@ -39,6 +39,13 @@ pub struct Snapshot {
     pub generation: u64,
 }
 
+/// Under which policies something was admitted; another one for every change that any verdict could differ under.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Era {
+    snapshot: u64,
+    rulings: u64,
+}
+
 /// Who is judged.
 #[derive(Clone, Debug)]
 pub struct Who {
@@ -66,8 +73,8 @@ pub struct Judge {
     voice: Option<Voice>,
     rulings: Option<watch::Receiver<Arc<Rulings>>>,
     ruling: Ruling,
-    /// The ruling is another one than when the session began.
-    ruled_anew: bool,
+    /// How often the ruling has become another one since the session began.
+    rulings_since: u64,
 }
 
 /// The verdict on a long text, which is worked out elsewhere.
@@ -131,7 +138,7 @@ impl Judge {
             voice: None,
             rulings: None,
             ruling: Ruling::Open,
-            ruled_anew: false,
+            rulings_since: 0,
         }
     }
 
@@ -179,10 +186,14 @@ impl Judge {
         self.snapshot.generation
     }
 
+    pub(super) fn era(&self) -> Era {
+        Era { snapshot: self.snapshot.generation, rulings: self.rulings_since }
+    }
+
     /// Whether the policy is another one than when the session began.
     pub fn has_changed(&mut self) -> bool {
         self.refresh();
-        self.snapshot.generation != self.began || self.ruled_anew
+        self.snapshot.generation != self.began || self.rulings_since > 0
     }
 
     /// Takes up what a reload has changed.
@@ -193,7 +204,7 @@ impl Judge {
             let ruling = rulings.borrow_and_update().of(&self.snapshot.config.name, &self.who.user);
             if ruling != self.ruling {
                 self.ruling = ruling;
-                self.ruled_anew = true;
+                self.rulings_since += 1;
                 self.revoked |= self.ruling.ends(self.snapshot.config.is_engine(&self.who.user));
             }
         }

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::judge::Judge;
+use super::judge::{Era, Judge};
 use super::trail::Reading;
 use crate::config::Limits;
 use crate::guard::{Effect, Permit};
@@ -26,7 +26,7 @@ const LONGEST_NAME: usize = 63;
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) permit: Permit,
-    pub(super) generation: u64,
+    pub(super) era: Era,
     pub(super) effect: Effect,
     /// Of a Parse: its parameter types as they lie, judged as the text was.
     pub(super) types: Box<[u8]>,
@@ -654,7 +654,7 @@ impl Statements {
             return Err(judge.outdated());
         };
         for prepared in meanings {
-            if prepared.generation != judge.generation() {
+            if prepared.era != judge.era() {
                 judge.again(prepared.permit.text(), &prepared.types)?;
             }
             if let Effect::Execute { .. } | Effect::Fetch { .. } = &prepared.effect {
@@ -711,7 +711,7 @@ mod tests {
         let permit = Permit::application_name(text, "");
         Prepared {
             permit,
-            generation: 1,
+            era: Era::default(),
             effect: Effect::None,
             types: Box::default(),
             reading: None,

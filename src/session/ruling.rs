@@ -54,6 +54,24 @@ impl Rulings {
         Self { table: Some(HashMap::new()), otherwise: Some(Arc::new(Why { reason: reason.into() })) }
     }
 
+    /// Whatever is refused by either is refused; for the time in which either may count.
+    pub fn stricter(&self, other: &Self) -> Self {
+        let Some(table) = &self.table else { return other.clone() };
+        let Some(others) = &other.table else { return self.clone() };
+        let mut both =
+            Self { table: None, otherwise: self.otherwise.clone().or_else(|| other.otherwise.clone()) };
+        let mut merged: HashMap<SourceName, HashMap<ClientUser, Ruling>> = HashMap::new();
+        // Who is in one of them only is refused by the other.
+        for (source, users) in table {
+            for (user, ruling) in users {
+                let Some(against) = others.get(source).and_then(|users| users.get(user)) else { continue };
+                merged.entry(source.clone()).or_default().insert(user.clone(), ruling.stricter(against));
+            }
+        }
+        both.table = Some(merged);
+        both
+    }
+
     /// What is decided for somebody.
     pub fn of(&self, source: &SourceName, user: &ClientUser) -> Ruling {
         let Some(table) = &self.table else { return Ruling::Open };
@@ -70,6 +88,16 @@ impl Rulings {
 }
 
 impl Ruling {
+    fn stricter(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Ruling::Refused(_), _) | (_, Ruling::Open) => self.clone(),
+            (_, Ruling::Refused(_)) | (Ruling::Open, _) => other.clone(),
+            (Ruling::Veiled { but }, Ruling::Veiled { but: too }) => {
+                Ruling::Veiled { but: Arc::new(but.intersection(too).cloned().collect()) }
+            }
+        }
+    }
+
     /// What the client is told at its start, if it may not begin.
     ///
     /// `engine`: it vouches for end users, who are told apart by statement.
@@ -126,6 +154,29 @@ mod tests {
             assert!(ruling.ends(true) && !ruling.lets_read(Some("anybody")));
             assert!(ruling.at_start(&SourceName::new(source), true).is_some());
         }
+    }
+
+    #[test]
+    fn of_two_rulings_the_stricter_one_counts() {
+        let why = |reason: &str| Ruling::Refused(Arc::new(Why { reason: reason.into() }));
+        let veiled = |names: &[&str]| Ruling::Veiled {
+            but: Arc::new(names.iter().map(|name| Box::from(*name)).collect()),
+        };
+        let all = [Ruling::Open, veiled(&["a", "b"]), veiled(&["b", "c"]), why("x")];
+        let want = [0, 1, 2, 3, 1, 1, 4, 3, 2, 4, 2, 3, 3, 3, 3, 3];
+        let outcomes = [all.as_slice(), &[veiled(&["b"])]].concat();
+        for (index, want) in want.into_iter().enumerate() {
+            assert_eq!(all[index / 4].stricter(&all[index % 4]), outcomes[want], "{index}");
+        }
+        let (s, t, u) = (SourceName::new("s"), SourceName::new("t"), ClientUser::new("u"));
+        let one = Rulings::new([(s.clone(), u.clone(), Ruling::Open), (t.clone(), u.clone(), Ruling::Open)]);
+        let other = Rulings::new([(s.clone(), u.clone(), veiled(&["a"]))]);
+        for both in [one.stricter(&other), other.stricter(&one)] {
+            assert_eq!(both.of(&s, &u), veiled(&["a"]));
+            assert!(both.of(&t, &u).ends(true), "one of them has not decided");
+        }
+        assert!(one.stricter(&Rulings::undecided("not yet")).of(&s, &u).ends(true));
+        assert_eq!(one.stricter(&Rulings::default()), one);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -87,9 +87,18 @@ impl DocumentHandle {
     }
 }
 
+/// A document on its way into force: it waits for whoever has to have taken it in before that. Dropped: it may go on.
+#[derive(Debug)]
+pub struct Coming {
+    pub snapshot: Arc<Snapshot>,
+    /// Its end is what the reader waits for.
+    _seen: oneshot::Sender<()>,
+}
+
 /// Where readers put what they read; one after the other may have it.
 #[derive(Clone, Debug)]
 pub struct Outlet {
+    gate: Option<mpsc::Sender<Coming>>,
     nudge: Arc<Notify>,
     in_force: watch::Sender<InForce>,
     status: watch::Sender<DocumentStatus>,
@@ -97,11 +106,31 @@ pub struct Outlet {
 
 impl Default for Outlet {
     fn default() -> Self {
-        Self { nudge: Arc::default(), in_force: watch::Sender::new(None), status: watch::Sender::default() }
+        Self {
+            gate: None,
+            nudge: Arc::default(),
+            in_force: watch::Sender::new(None),
+            status: watch::Sender::default(),
+        }
     }
 }
 
 impl Outlet {
+    /// One whose documents come into force when whoever has the other end has let go of them.
+    pub fn gated() -> (Self, mpsc::Receiver<Coming>) {
+        let (gate, coming) = mpsc::channel(1);
+        (Self { gate: Some(gate), ..Self::default() }, coming)
+    }
+
+    /// Nobody at the gate any more: nobody has to see it.
+    async fn pass(&self, snapshot: &Arc<Snapshot>) {
+        let Some(gate) = &self.gate else { return };
+        let (tell, seen) = oneshot::channel();
+        if gate.send(Coming { snapshot: Arc::clone(snapshot), _seen: tell }).await.is_ok() {
+            let _ = seen.await;
+        }
+    }
+
     pub fn handle(&self) -> DocumentHandle {
         DocumentHandle {
             nudge: Arc::clone(&self.nudge),
@@ -206,10 +235,11 @@ impl Reader {
         }
         let subjects = document.policy().subjects.len();
         let masks: usize = document.policy().subjects.values().map(|subject| subject.masks.len()).sum();
+        let snapshot = Arc::new(Snapshot { document, version: version.clone(), read_at });
+        self.outlet.pass(&snapshot).await;
         tracing::info!(%version, subjects, masks, "a policy document is in force");
         self.metrics.changes.inc();
-        let snapshot = Snapshot { document, version: version.clone(), read_at };
-        self.outlet.in_force.send_replace(Some(Arc::new(snapshot)));
+        self.outlet.in_force.send_replace(Some(snapshot));
         self.outlet.status.send_modify(|status| {
             status.version = Some(version);
             status.since = Some(read_at);

@@ -108,8 +108,18 @@ pub(super) fn workloads(root: &mut Section<'_, '_>, has_policy: bool) -> Vec<Wor
             .map(|(name, found)| (name, found.value))
             .collect();
         let policy_set_id = section.text("policySetID").map(|found| found.value).unwrap_or_default();
+        let interface = section.text("interface").and_then(|found| {
+            let (protocol, format) = found.value.split_once(':').unwrap_or((&found.value, ""));
+            let sane = |part: &str| part.chars().all(|c| c.is_ascii_graphic() && c != ':');
+            if protocol.is_empty() || !sane(protocol) || !sane(format) {
+                let message = "must be a protocol, such as postgres, or one and a data format, such as fybrik-arrow-flight:arrow";
+                section.reader.problem(&found.place, message);
+                return None;
+            }
+            Some((protocol.to_owned(), format.to_owned()))
+        });
         section.finish();
-        workloads.push(Workload { users, cluster, properties, policy_set_id });
+        workloads.push(Workload { users, cluster, properties, policy_set_id, interface });
     }
     workloads
 }

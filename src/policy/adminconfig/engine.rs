@@ -1,7 +1,7 @@
 //! The texts of policies, compiled together and asked what they decide.
 //!
-//! Invariant: an evaluation ends: it has a deadline, looked at every few steps, and a bound on what it answers; and what
-//! was compiled never changes, so that any number of threads may ask at once.
+//! Invariant: an evaluation ends: its steps are counted, it has a deadline, and there are bounds on what built-ins make
+//! and on what it answers; and what was compiled never changes, so that any number of threads may ask at once.
 //!
 //! regorus has two ways to run a policy. Its machine counts steps and is faster, and lets `x := input.missing` succeed
 //! (0.14.1), which OPA does not; so its interpreter runs policies, and the machine's compiler only looks over them, since
@@ -10,14 +10,15 @@
 use std::collections::BTreeSet;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use regorus::languages::rego::compiler::Compiler;
 use regorus::utils::limits::ExecutionTimerConfig;
 use regorus::{Engine, PolicyLengthConfig, Value};
 use serde_json::{Map, Number, Value as Json};
 
-use super::rewrite::{self, Collected, Declarations};
+use super::budget::{self, Allowance, Spent};
+use super::rewrite::{self, Collected, Declarations, EntryPoint};
 use super::{Error, Origin, Problem};
 
 /// Most bytes of one file.
@@ -26,15 +27,11 @@ const FILE_BYTES: usize = 1 << 20;
 const ALL_BYTES: usize = 64 << 20;
 /// Longest line, in bytes, of a text with what is written in.
 const LINE_BYTES: u32 = 1 << 20;
-/// Steps between two looks at the clock.
-const STEPS_BETWEEN_LOOKS: u32 = 64;
 /// Stack for reading and compiling, in bytes; a page that is not used costs nothing.
 const COMPILE_STACK: usize = 256 << 20;
 /// Stack for one rule that calls another, in bytes.
 const RULE_STACK: usize = 64 << 10;
 const EVALUATION_STACK: usize = 512 << 10;
-/// Numbers of one `numbers.range`.
-const RANGE: u64 = 1_000_000;
 /// A rule that asks a rule that asks a rule …
 const RULES_DEEP: usize = 2_000;
 
@@ -49,8 +46,13 @@ pub struct SourceFile {
 /// What one evaluation may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// By the clock on the wall, over everything that is asked.
+    /// By the clock on the wall, over everything that is asked. A busy machine makes a policy late, so steps are what ends
+    /// one that loops.
     pub deadline: Duration,
+    /// Of the interpreter, over everything that is asked; the same on every machine.
+    pub steps: u64,
+    /// What built-ins make, in bytes, together.
+    pub bytes: u64,
     /// Decisions and strategies together.
     pub entries: usize,
     /// Values (texts, numbers, lists, …) in all answers together.
@@ -59,7 +61,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { deadline: Duration::from_millis(250), entries: 100_000, values: 2_000_000 }
+        Self {
+            deadline: Duration::from_secs(1),
+            steps: 2_000_000,
+            bytes: 64 << 20,
+            entries: 100_000,
+            values: 2_000_000,
+        }
     }
 }
 
@@ -80,22 +88,16 @@ pub struct Raw {
 /// A set of policies, ready to be asked.
 pub struct Policies {
     declarations: Declarations,
-    parts: Vec<Part>,
+    parts: Vec<EntryPoint>,
     /// Prepared; each evaluation takes a copy, which shares what was compiled.
     engine: Engine,
     /// In bytes.
     stack: usize,
 }
 
-/// Some of the declarations of one rule.
-struct Part {
-    rule: Collected,
-    entry_point: String,
-}
-
 impl std::fmt::Debug for Policies {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Policies({} declarations)", self.declarations.0.len())
+        write!(f, "Policies({} declarations)", self.declarations.list.len())
     }
 }
 
@@ -110,11 +112,11 @@ impl Policies {
 
     /// How many `config` and `optimize` rules there are.
     pub fn len(&self) -> usize {
-        self.declarations.0.len()
+        self.declarations.list.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.declarations.0.is_empty()
+        self.declarations.list.is_empty()
     }
 
     fn compile_here(files: &[SourceFile]) -> Result<Self, Error> {
@@ -124,7 +126,7 @@ impl Policies {
             let message = format!("and the others are longer than {ALL_BYTES} bytes together");
             return Err(Error::Compile(vec![Problem { at, message }]));
         }
-        let mut declarations = Declarations::default();
+        let mut declarations = Declarations::of(files.len());
         let mut texts: Vec<(Arc<str>, String)> = Vec::new();
         let mut reads = false;
         for file in files {
@@ -154,17 +156,15 @@ impl Policies {
             return Err(Error::Compile(vec![Problem { at, message }]));
         }
         let fallback = Origin { file: files.first().map_or("".into(), |file| file.name.clone()), line: 1 };
-        let parts: Vec<Part> = declarations
-            .entry_points()
-            .into_iter()
-            .map(|(rule, entry_point)| Part { rule, entry_point })
-            .collect();
+        let parts = declarations.entry_points();
+        budget::install(&mut engine)
+            .map_err(|error| Error::Compile(vec![located(&error.to_string(), &fallback)]))?;
         if let Some(first) = parts.first() {
             let compiled = engine
-                .compile_with_entrypoint(&Arc::from(first.entry_point.as_str()))
+                .compile_with_entrypoint(&Arc::from(first.path.as_str()))
                 .map_err(|error| Error::Compile(vec![located(&error.to_string(), &fallback)]))?;
             for part in &parts {
-                let checked = Compiler::compile_from_policy(&compiled, &[&part.entry_point]);
+                let checked = Compiler::compile_from_policy(&compiled, &[&part.path]);
                 if let Err(error) = checked.map_err(|error| error.to_string())
                     && is_the_policys_fault(&error)
                 {
@@ -189,34 +189,23 @@ impl Policies {
     }
 
     fn evaluate_here(&self, input: &Json, now_ns: i64, limits: &Limits) -> Result<Raw, Error> {
-        let started = Instant::now();
         let mut engine = self.engine.clone();
+        let allowance = Allowance::new(limits, now_ns);
         engine.set_input(from_json(input));
-        let clock = move |_| Ok(Value::from(now_ns));
-        // An extension is found before the built-in of the same name.
-        engine
-            .add_extension("time.now_ns".to_owned(), 0, Box::new(clock))
-            .and_then(|()| engine.add_extension("numbers.range".to_owned(), 2, Box::new(range)))
-            .and_then(|()| engine.add_extension("rand.intn".to_owned(), 2, Box::new(no_chance)))
-            .map_err(|error| evaluation_error(&error.to_string()))?;
+        // The allowance counts at each look, and says when there is nothing left.
+        engine.set_execution_timer_config(ExecutionTimerConfig {
+            limit: Duration::ZERO,
+            check_interval: NonZeroU32::MIN,
+        });
         let mut found: Vec<(usize, Value)> = Vec::new();
         for part in &self.parts {
-            let remaining = limits.deadline.saturating_sub(started.elapsed());
-            if remaining.is_zero() {
-                return Err(too_slow(limits));
+            let value = engine.eval_rule(part.path.clone());
+            // Where errors make undefined, a limit may have been one; what is missing then must not pass for a decision.
+            if let Some(spent) = allowance.spent() {
+                let at = value.err().and_then(|error| place(&error.to_string()));
+                return Err(too_much(spent, at, part, limits));
             }
-            engine.set_execution_timer_config(ExecutionTimerConfig {
-                limit: remaining,
-                check_interval: NonZeroU32::new(STEPS_BETWEEN_LOOKS).unwrap_or(NonZeroU32::MIN),
-            });
-            let value = engine.eval_rule(part.entry_point.clone()).map_err(|error| {
-                let text = error.to_string();
-                if text.contains("exceeded time limit") { too_slow(limits) } else { evaluation_error(&text) }
-            })?;
-            // Where errors make undefined, the deadline may have been one; what is missing then must not pass for a decision.
-            if started.elapsed() > limits.deadline {
-                return Err(too_slow(limits));
-            }
+            let value = value.map_err(|error| evaluation_error(&error.to_string()))?;
             self.collect(value, part.rule, limits, &mut found)?;
         }
         found.sort_by_key(|(index, _)| *index);
@@ -240,7 +229,7 @@ impl Policies {
         };
         let set = value.as_set().map_err(|_| strange())?;
         if found.len().saturating_add(set.len()) > limits.entries {
-            return Err(Error::Limit(format!(
+            return Err(answers_too_much(format!(
                 "the policies answer with more than {} decisions",
                 limits.entries
             )));
@@ -258,16 +247,14 @@ impl Policies {
 
     fn answers(&self, found: &[(usize, Value)], limits: &Limits) -> Result<Raw, Error> {
         let mut raw = Raw::default();
-        let mut seen: BTreeSet<(bool, &Value)> = BTreeSet::new();
+        let mut seen: BTreeSet<(bool, String)> = BTreeSet::new();
         let mut values = limits.values;
         for (index, value) in found {
-            let Some(declared) = self.declarations.0.get(*index) else { continue };
-            if !seen.insert((declared.rule == Collected::Config, value)) {
-                continue;
-            }
+            let Some(declared) = self.declarations.list.get(*index) else { continue };
+            // As JSON, whose size is bounded: to compare values of regorus may take without end.
             let value = to_json(value, &mut values, 0).map_err(|reason| match reason {
                 Unfit::TooMuch => {
-                    Error::Limit(format!("the policies answer with more than {} values", limits.values))
+                    answers_too_much(format!("the policies answer with more than {} values", limits.values))
                 }
                 Unfit::Shape(message) => Error::Shape {
                     at: declared.at.clone(),
@@ -275,6 +262,9 @@ impl Policies {
                     message: message.to_owned(),
                 },
             })?;
+            if !seen.insert((declared.rule == Collected::Config, value.to_string())) {
+                continue;
+            }
             let list = match declared.rule {
                 Collected::Config => &mut raw.config,
                 Collected::Optimize => &mut raw.optimize,
@@ -285,32 +275,35 @@ impl Policies {
     }
 }
 
-/// `numbers.range` with a bound: one call is one step, and a long list would fill memory before the clock is looked at.
-fn range(arguments: Vec<Value>) -> anyhow::Result<Value> {
-    let bound = |value: Option<&Value>| match value {
-        Some(Value::Number(number)) => number.as_i64(),
-        _ => None,
-    };
-    let (Some(from), Some(to)) = (bound(arguments.first()), bound(arguments.get(1))) else {
-        return Ok(Value::Undefined);
-    };
-    if from.abs_diff(to) >= RANGE {
-        anyhow::bail!("numbers.range makes more than {RANGE} numbers");
-    }
-    let numbers: Vec<Value> = match from <= to {
-        true => (from..=to).map(Value::from).collect(),
-        false => (to..=from).rev().map(Value::from).collect(),
-    };
-    Ok(Value::from(numbers))
+fn answers_too_much(message: String) -> Error {
+    Error::Limit { at: None, message }
 }
 
-/// `rand.intn`, which regorus cannot be built without.
-fn no_chance(_: Vec<Value>) -> anyhow::Result<Value> {
-    anyhow::bail!("rand.intn is not there: an outcome depends on its input and the clock alone")
+fn too_much(spent: Spent, at: Option<Origin>, part: &EntryPoint, limits: &Limits) -> Error {
+    let what = match spent {
+        Spent::Time => format!("the policies take longer than {} ms", limits.deadline.as_millis()),
+        Spent::Steps => format!("the policies take more than {} steps", limits.steps),
+        Spent::Bytes(name) => format!("{name} takes what built-ins make above {} bytes", limits.bytes),
+    };
+    let message = match (&at, part.alone) {
+        (Some(_), _) => what,
+        (None, true) => format!("{what}; spent at last by {} of {}", part.rule.as_str(), part.first),
+        (None, false) => {
+            format!(
+                "{what}; spent at last by {} of {} or one that follows it",
+                part.rule.as_str(),
+                part.first
+            )
+        }
+    };
+    Error::Limit { at, message }
 }
 
-fn too_slow(limits: &Limits) -> Error {
-    Error::Limit(format!("the policies take longer than {} ms", limits.deadline.as_millis()))
+/// The line that a message of regorus is about.
+fn place(text: &str) -> Option<Origin> {
+    let nowhere = Origin { file: "".into(), line: 0 };
+    let problem = located(text, &nowhere);
+    (problem.at != nowhere).then_some(problem.at)
 }
 
 fn evaluation_error(text: &str) -> Error {
@@ -322,6 +315,10 @@ fn evaluation_error(text: &str) -> Error {
 
 /// Whether a message of the machine's compiler is about the policy, and not about what the machine cannot do.
 fn is_the_policys_fault(message: &str) -> bool {
+    // These are there, and are ours.
+    if message.contains("net.cidr_") {
+        return false;
+    }
     ["Unknown function", "Undefined variable", "Not a builtin", "Unknown builtin", "unsafe", "arguments"]
         .iter()
         .any(|fault| message.contains(fault))

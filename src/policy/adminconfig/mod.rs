@@ -4,6 +4,7 @@
 //! Invariant: pure. Texts, descriptions, an input and a time go in, an outcome or an error comes out; the caller reads
 //! the files and owns the clock. What cannot be understood is an error that names file and line, and is never skipped.
 
+mod budget;
 mod decision;
 mod engine;
 mod infrastructure;
@@ -28,6 +29,7 @@ pub use plan::{Landscape, MOST_STEPS, NoPlan, Plan, Request, RuledOut, Step, pla
 pub use resources::{Account, Cluster, Interface, Module, ModuleCapability, Resources};
 pub use restriction::{Allowed, Restriction};
 pub use strategy::{Direction, Goal, Strategy};
+pub use yaml::too_deep;
 
 /// A line of a file, as errors name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,8 +68,8 @@ pub enum Error {
     #[error("{}{message}", .at.as_ref().map(|at| format!("{at}: ")).unwrap_or_default())]
     Evaluation { at: Option<Origin>, message: String },
     /// More time, steps or output than an evaluation may take.
-    #[error("{0}")]
-    Limit(String),
+    #[error("{}{message}", .at.as_ref().map(|at| format!("{at}: ")).unwrap_or_default())]
+    Limit { at: Option<Origin>, message: String },
     /// A rule that answered with what is no decision.
     #[error("{at}: rule {rule}: {message}")]
     Shape { at: Origin, rule: &'static str, message: String },
@@ -85,7 +87,7 @@ impl Error {
         match self {
             Error::Compile(_) => "compile",
             Error::Evaluation { .. } => "evaluation",
-            Error::Limit(_) => "limit",
+            Error::Limit { .. } => "limit",
             Error::Shape { .. } => "shape",
             Error::Conflict { .. } => "conflict",
         }
@@ -106,7 +108,7 @@ impl Error {
             Error::Compile(problems) => serde_json::json!({"problems": problems.iter().map(|problem| {
                 serde_json::json!({"file": *problem.at.file, "line": problem.at.line, "message": problem.message})
             }).collect::<Vec<_>>()}),
-            Error::Evaluation { .. } | Error::Limit(_) => serde_json::json!({}),
+            Error::Evaluation { .. } | Error::Limit { .. } => serde_json::json!({}),
         };
         if let (Some(answer), serde_json::Value::Object(more)) = (answer.as_object_mut(), more) {
             answer.extend(more);

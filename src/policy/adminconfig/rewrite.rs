@@ -15,6 +15,8 @@ use super::{Origin, Problem};
 pub(super) const PACKAGE: &str = "adminconfig";
 /// Declarations under one name: a program of regorus' machine holds 65,535 instructions, and a policy takes about 16.
 const RULES_OF_A_PROGRAM: usize = 500;
+/// Most files that have programs of their own.
+const FILES_OF_THEIR_OWN: usize = 64;
 /// Deepest nesting of brackets; regorus reads by recursion.
 const DEPTH: usize = 64;
 /// Operators, references and calls between two braces; they nest too, in chains such as `a+a+a`.
@@ -56,30 +58,59 @@ pub(super) struct Declared {
 
 /// The declarations of all files; a text's rules answer with an index into them.
 #[derive(Debug, Default)]
-pub(super) struct Declarations(pub Vec<Declared>);
+pub(super) struct Declarations {
+    pub list: Vec<Declared>,
+    /// The program that each of them belongs to; a program is asked as one.
+    programs: Vec<usize>,
+    /// Each file has programs of its own, so that what is spent up can be said to be spent there.
+    by_file: bool,
+}
 
 impl Declarations {
-    /// The rule that number `index` is collected under.
-    fn name(index: usize, rule: Collected) -> String {
-        format!("fedgate_{}_{}", rule.as_str(), index / RULES_OF_A_PROGRAM)
+    pub fn of(files: usize) -> Self {
+        Self { by_file: files <= FILES_OF_THEIR_OWN, ..Self::default() }
     }
 
-    /// The rules to ask, each with what it collects.
-    pub fn entry_points(&self) -> Vec<(Collected, String)> {
-        let names: BTreeSet<(bool, usize)> = self
-            .0
-            .iter()
-            .enumerate()
-            .map(|(index, declared)| (declared.rule == Collected::Optimize, index / RULES_OF_A_PROGRAM))
-            .collect();
-        names
-            .into_iter()
-            .map(|(optimize, part)| {
-                let rule = if optimize { Collected::Optimize } else { Collected::Config };
-                (rule, format!("data.{PACKAGE}.{}", Self::name(part * RULES_OF_A_PROGRAM, rule)))
-            })
-            .collect()
+    /// The rule that number `index` is collected under.
+    fn name(&self, index: usize, rule: Collected) -> String {
+        let program = self.programs.get(index).copied().unwrap_or_default();
+        format!("fedgate_{}_{program}", rule.as_str())
     }
+
+    fn add(&mut self, declared: Declared) -> usize {
+        let (last, program) = (self.list.last(), self.programs.last().copied().unwrap_or_default());
+        let size = self.programs.iter().rev().take_while(|one| **one == program).count();
+        let another = last.is_some_and(|last| self.by_file && last.at.file != declared.at.file);
+        self.programs.push(if another || size >= RULES_OF_A_PROGRAM { program + 1 } else { program });
+        self.list.push(declared);
+        self.list.len() - 1
+    }
+
+    /// The rules to ask, each with what it collects and where its first declaration stands and whether it has others.
+    pub fn entry_points(&self) -> Vec<EntryPoint> {
+        let mut found: BTreeMap<(bool, usize), EntryPoint> = BTreeMap::new();
+        for (index, (declared, program)) in self.list.iter().zip(&self.programs).enumerate() {
+            found
+                .entry((declared.rule == Collected::Optimize, *program))
+                .and_modify(|entry| entry.alone = false)
+                .or_insert_with(|| EntryPoint {
+                    rule: declared.rule,
+                    path: format!("data.{PACKAGE}.{}", self.name(index, declared.rule)),
+                    first: declared.at.clone(),
+                    alone: true,
+                });
+        }
+        found.into_values().collect()
+    }
+}
+
+/// Some of the declarations of one rule.
+#[derive(Clone, Debug)]
+pub(super) struct EntryPoint {
+    pub rule: Collected,
+    pub path: String,
+    pub first: Origin,
+    pub alone: bool,
 }
 
 /// A replacement in a text.
@@ -194,12 +225,11 @@ pub(super) fn heads(
             );
             return Err((collected, Problem { at, message }));
         };
-        let index = declarations.0.len();
-        declarations.0.push(Declared { rule: collected, at });
+        let index = declarations.add(Declared { rule: collected, at });
         let span = refr.span();
         edits.push(Edit {
             range: span.start as usize..span.end as usize,
-            text: Declarations::name(index, collected),
+            text: declarations.name(index, collected),
         });
         edits.push(Edit { range: range.start..range.start, text: format!("[{index}, ") });
         edits.push(Edit { range: range.end..range.end, text: "]".to_owned() });
@@ -233,7 +263,7 @@ fn root(mut expr: &Expr) -> Option<&str> {
 /// Reads the rules through what they are collected under, for policies that ask what others decided.
 pub(super) fn readers(declarations: &Declarations) -> String {
     let mut text = format!("package {PACKAGE}\n");
-    for (rule, path) in declarations.entry_points() {
+    for EntryPoint { rule, path, .. } in declarations.entry_points() {
         let name = path.rsplit('.').next().unwrap_or_default();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{}[decided] {{ {name}[[_, decided]] }}", rule.as_str());

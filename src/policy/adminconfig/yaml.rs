@@ -12,6 +12,32 @@ use super::{Origin, Problem};
 /// Most bytes of a file.
 const FILE_BYTES: usize = 16 << 20;
 
+/// Most brackets, and most dashes of one line, that are open at once; the time that YAML takes grows with their square.
+const OPEN: usize = 100;
+
+/// The line of a text in YAML or JSON that nests so deep that reading it would take without end. Brackets in texts and
+/// comments count, too: nobody has a hundred that are not closed.
+pub fn too_deep(text: &str) -> Option<u32> {
+    let mut open = 0_usize;
+    for (number, line) in text.lines().enumerate() {
+        for byte in line.bytes() {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            if open > OPEN {
+                return u32::try_from(number + 1).ok();
+            }
+        }
+        let signs = line.split_ascii_whitespace().take_while(|word| matches!(*word, "-" | "?" | ":")).count();
+        if signs > OPEN {
+            return u32::try_from(number + 1).ok();
+        }
+    }
+    None
+}
+
 /// One document.
 pub(super) struct Document<'t> {
     pub value: Value,
@@ -49,6 +75,11 @@ pub(super) fn documents<'t>(file: &'t SourceFile, problems: &mut Vec<Problem>) -
     if file.text.len() > FILE_BYTES {
         let at = Origin { file: file.name.clone(), line: 1 };
         problems.push(Problem { at, message: format!("is longer than {FILE_BYTES} bytes") });
+        return found;
+    }
+    if let Some(line) = too_deep(&file.text) {
+        let at = Origin { file: file.name.clone(), line };
+        problems.push(Problem { at, message: format!("nests more than {OPEN} deep") });
         return found;
     }
     for (first_line, text) in split(&file.text) {

@@ -541,11 +541,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Allowed::Later => return Ok(Handled::Judging),
             Allowed::No(error) => return Ok(self.refuse_extended(parse.name, error, false)),
         }
-        let generation = self.judge.generation();
+        let era = self.judge.era();
         let mut prepared = match admitted {
             None => Prepared {
                 permit: Permit::empty(),
-                generation,
+                era,
                 effect: Effect::None,
                 types: parse.types.into(),
                 reading: None,
@@ -560,7 +560,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 let reading = self.judge.reading(parse.sql, parse.sql, admitted.class);
                 Prepared {
                     permit,
-                    generation,
+                    era,
                     effect: admitted.effect.clone(),
                     types: parse.types.into(),
                     reading,
@@ -738,10 +738,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     fn prepared(&self, admitted: &Admitted, effect: Effect) -> Prepared {
-        let generation = self.judge.generation();
+        let era = self.judge.era();
         Prepared {
             permit: admitted.permit.clone(),
-            generation,
+            era,
             effect,
             types: Box::default(),
             reading: None,
