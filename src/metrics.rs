@@ -44,6 +44,7 @@ macro_rules! label {
 
 mod audit;
 mod document;
+mod gate;
 mod http;
 mod opa;
 mod policy;
@@ -51,6 +52,7 @@ mod sync;
 
 pub use audit::{AuditFailure, AuditMetrics};
 pub use document::{DocumentMetrics, DocumentRead};
+pub use gate::{GateMetrics, Waiting};
 pub use http::{HttpMetrics, HttpRefusal, Push};
 pub use opa::{Build, BundleAnswer, OpaMetrics, OpaReport, OpaState, Probe};
 pub use policy::{DeploymentState, PolicyMetrics};
@@ -86,6 +88,14 @@ label! {
         /// A startup key outside the allow list.
         Setting = "setting",
         TooManyClients = "too_many_clients",
+        /// `max_clients_per_user` are connected.
+        UserLimit = "user_limit",
+        /// `max_clients` of the source are connected.
+        SourceLimit = "source_limit",
+        /// The source is paused, and was not resumed in time.
+        Paused = "paused",
+        /// An administrator ended the user's sessions while this one began.
+        Ended = "ended",
         SourceDown = "source_down",
         Timeout = "timeout",
         /// The client went away by itself.
@@ -103,6 +113,12 @@ label! {
         Unknown = "unknown",
         /// The source could not be told.
         Failed = "failed",
+        /// The client waited at the gateway, and the wait was ended.
+        Waiting = "waiting",
+        /// The session had nothing at its source.
+        Idle = "idle",
+        /// Too many for one session were on their way already.
+        Surplus = "surplus",
     }
 }
 
@@ -213,6 +229,8 @@ pub struct Metrics {
     pub bytes_from_client: IntCounter,
     /// `fedgate_bytes_total{direction="to_client"}`
     pub bytes_to_client: IntCounter,
+    /// `fedgate_sessions_ended_total`: by an administrator's word.
+    pub sessions_ended: IntCounter,
     /// `fedgate_panics_total`: defects of the gateway itself; each ended one session.
     pub panics: IntCounter,
     /// `fedgate_audit_…`
@@ -245,6 +263,7 @@ struct Families {
     refusals: IntCounterVec,
     catalogue_refreshes: IntCounterVec,
     catalogue_loaded: GaugeVec,
+    gates: gate::GateFamilies,
 }
 
 fn register<C: Collector + Clone + 'static>(
@@ -334,6 +353,10 @@ impl Metrics {
             verdict_cache_bytes: gauge("fedgate_verdict_cache_bytes", "Size of the verdict cache.")?,
             bytes_from_client: direction(Direction::FromClient)?,
             bytes_to_client: direction(Direction::ToClient)?,
+            sessions_ended: counter(
+                "fedgate_sessions_ended_total",
+                "Sessions that an administrator has ended.",
+            )?,
             panics: counter(
                 "fedgate_panics_total",
                 "Defects of the gateway that ended a session; each is worth a report.",
@@ -405,6 +428,7 @@ impl Metrics {
                         &["source"],
                     ),
                 )?,
+                gates: gate::GateFamilies::new(&registry)?,
             },
             registry,
         })
@@ -467,6 +491,7 @@ impl Metrics {
                 families.catalogue_refreshes.with_label_values(&[name, outcome])
             }),
             catalogue_loaded: families.catalogue_loaded.with_label_values(&[name]),
+            gate: families.gates.of(name),
         }
     }
 
@@ -481,6 +506,7 @@ impl Metrics {
         let _ = families.upstream_open_seconds.remove_label_values(&[name]);
         let _ = families.upstream_open_failures.remove_label_values(&[name]);
         let _ = families.catalogue_loaded.remove_label_values(&[name]);
+        families.gates.forget(name);
         for state in UpstreamState::ALL {
             let _ = families.upstream_connections.remove_label_values(&[name, state.as_str()]);
         }
@@ -517,6 +543,8 @@ pub struct SourceMetrics {
     pub bytes_to_client: IntCounter,
     /// Of all sources together.
     pub verdicts: VerdictMetrics,
+    /// `fedgate_source_paused{source}` and `fedgate_pause_…`
+    pub gate: GateMetrics,
     up: IntGauge,
     read_only: IntGauge,
     upstream: ByLabel<UpstreamState, IntGauge>,

@@ -7,9 +7,11 @@ mod aside;
 mod cancel;
 mod clock;
 mod drain;
+mod gate;
 mod judge;
 mod prepared;
 mod relay;
+mod roll;
 mod ruling;
 mod scram;
 mod startup;
@@ -24,15 +26,17 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use aside::{Aside, AsideMetrics};
-pub use cancel::Cancels;
+pub use cancel::{Asked, CancelAt, Cancels, Landing, Registration, Released};
 pub use drain::Drain;
+pub use gate::{Gate, Gates, Overdue, Pass, Standing};
 pub use judge::{Judge, Snapshot, Who};
 pub use relay::{End, Parts, Relay, Timeouts};
+pub use roll::{Full, Member, Most, Roll, Seat, Whose};
 pub use ruling::{Ruling, Rulings, Why};
 pub use startup::ClientStream;
 pub use throttle::Throttle;
@@ -49,6 +53,8 @@ use crate::tls::common_name;
 use crate::upstream::{Lease, OpenError, Opened, Opening, Source};
 use crate::wire::startup::Startup;
 use crate::wire::{BufferPool, ClientError, backend};
+use clock::Patience;
+use gate::Doorway;
 use startup::{Greeted, Passwords, Relayed, StartupEnd, greet, negotiation};
 
 /// How long a session waits for the function catalogue of a source that was not asked yet.
@@ -68,6 +74,7 @@ pub struct Shared {
 /// What outlives a reload.
 pub struct Keepsakes {
     pub cancels: Arc<Cancels>,
+    pub roll: Arc<Roll>,
     pub throttle: Throttle,
     pub metrics: Arc<Metrics>,
     pub verdicts: Arc<VerdictCache>,
@@ -90,6 +97,8 @@ pub struct OpenSource {
     pub failures: watch::Receiver<Option<Fault>>,
     /// Asks for the catalogue to be loaded anew.
     pub stale: Arc<Notify>,
+    /// Whether anything may begin there.
+    pub gate: Gate,
     pub metrics: SourceMetrics,
     pub reporter: SourceReporter,
 }
@@ -148,6 +157,10 @@ fn shutting_down() -> ClientError {
     ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "the gateway is shutting down")
 }
 
+fn ended() -> ClientError {
+    ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}
+
 /// Ends with the word to drain.
 async fn told_to_drain(mut drain: watch::Receiver<Drain>) {
     if drain.wait_for(|word| *word != Drain::Not).await.is_err() {
@@ -156,12 +169,14 @@ async fn told_to_drain(mut drain: watch::Receiver<Drain>) {
 }
 
 /// Passes the word to drain on to one session, and says it to that session alone when a reload has
-/// taken its source, or its access to it, or a policy its reads. Never ends by itself.
+/// taken its source, or its access to it, or a policy its reads, or an administrator wants it gone. Never
+/// ends by itself.
 async fn watch_over(
     word: watch::Sender<Drain>,
     mut drain: watch::Receiver<Drain>,
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     mut rulings: watch::Receiver<Arc<Rulings>>,
+    mut go: oneshot::Receiver<()>,
     source: SourceName,
     who: Who,
 ) {
@@ -178,6 +193,14 @@ async fn watch_over(
             heard = drain.changed() => heard,
             heard = snapshots.changed() => heard,
             heard = rulings.changed() => heard,
+            gone = &mut go => match gone {
+                Ok(()) => {
+                    word.send_replace(Drain::Now);
+                    std::future::pending().await
+                }
+                // The session has left the roll: it is ending by itself.
+                Err(_) => std::future::pending().await,
+            },
         };
         if kept.is_err() {
             // Nobody keeps this source any more.
@@ -200,14 +223,18 @@ pub async fn serve<S>(
     let began = Instant::now();
     let mut slot = Some(ClientStream::Plain(stream));
     let mut waiting = None;
-    let begin = begin(&mut slot, &mut waiting, address, &shared, &kept);
+    let patience = Patience::new(shared.gateway.startup_timeout);
+    let (told_to_go, mut go) = oneshot::channel();
     let begun = tokio::select! {
-        begun = timeout(shared.gateway.startup_timeout, begin) => begun.unwrap_or_else(|_| Err(too_long(waiting))),
+        biased;
+        begun = begin(&mut slot, &mut waiting, address, &shared, &kept, &patience, told_to_go) => Some(begun),
+        () = patience.over() => None,
+        Ok(()) = &mut go => Some(Err(StartupEnd::Refused(StartupFailure::Ended, ended()))),
         () = told_to_drain(kept.drain.clone()) => {
-            Err(StartupEnd::Refused(StartupFailure::Shutdown, shutting_down()))
+            Some(Err(StartupEnd::Refused(StartupFailure::Shutdown, shutting_down())))
         }
     };
-    let begun = match begun {
+    let begun = match begun.unwrap_or_else(|| Err(too_long(waiting))) {
         Ok(Some(begun)) => begun,
         Ok(None) => return,
         Err(end) => {
@@ -224,7 +251,7 @@ pub async fn serve<S>(
     };
     let Some(stream) = slot else { return };
     kept.metrics.established();
-    let Begun { open, lease, who, snapshot, name_prefix, mut upstream, registration } = begun;
+    let Begun { open, lease, who, snapshot, name_prefix, mut upstream, registration, seat } = begun;
     upstream.now(UpstreamState::Leased);
     let _session = open.reporter.session();
     let config = Arc::clone(&snapshot.config);
@@ -233,7 +260,7 @@ pub async fn serve<S>(
     let (word, drain) = watch::channel(*kept.drain.borrow());
     let (snapshots, rulings) = (open.snapshots.clone(), kept.rulings.clone());
     let watch_over =
-        watch_over(word, kept.drain.clone(), snapshots, rulings, config.name.clone(), who.clone());
+        watch_over(word, kept.drain.clone(), snapshots, rulings, go, config.name.clone(), who.clone());
     let _watched = AbortOnDropHandle::new(tokio::spawn(watch_over));
     let voice = kept.trail.as_ref().map(|trail| trail::Voice {
         trail: Arc::clone(trail),
@@ -259,6 +286,7 @@ pub async fn serve<S>(
         judge,
         limits: shared.gateway.limits.clone(),
         drain,
+        doorway: Doorway::new(open.gate.clone(), gate::PATIENCE, registration.asked()),
         timeouts: Timeouts {
             statement: config.statement_timeout,
             idle_in_transaction: config.idle_in_transaction_timeout,
@@ -270,8 +298,9 @@ pub async fn serve<S>(
     // A session under way does not keep an older configuration alive.
     drop(shared);
     let end = relay.run().await;
-    // Before anybody can read that the session ended, its key is nobody's.
+    // Before anybody can read that the session ended, its key is nobody's, and its place is free.
     drop(registration);
+    drop(seat);
     match &end {
         End::Client | End::ClientGone => {
             tracing::info!(source = %config.name, %user, %address, lasted = ?began.elapsed(), ?end, "session ended");
@@ -296,7 +325,8 @@ struct Begun {
     snapshot: Arc<Snapshot>,
     name_prefix: String,
     upstream: crate::metrics::UpstreamCounted,
-    registration: cancel::Registration,
+    registration: Registration,
+    seat: Seat,
 }
 
 /// `startup_timeout` is over; `waiting`: for that source, not for the client.
@@ -324,6 +354,8 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     address: SocketAddr,
     shared: &Shared,
     kept: &Keepsakes,
+    patience: &Patience,
+    go: oneshot::Sender<()>,
 ) -> Result<Option<Begun>, StartupEnd> {
     let startup = match greet(slot, shared.tls.as_ref()).await? {
         Greeted::Startup(startup) => startup,
@@ -373,6 +405,35 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     };
     let open = find(shared, database, &user, address.ip(), certified)?;
     let settings = startup_settings(&startup)?;
+    let sit = |go| {
+        let config = open.source.config();
+        let most =
+            Most { of_user: shared.gateway.max_clients_per_user, of_source: config.max_clients };
+        kept.roll.sit(&user, &config.name, address, most, go).map_err(|full| {
+            let reason = match full {
+                Full::User(..) => StartupFailure::UserLimit,
+                Full::Source(..) => StartupFailure::SourceLimit,
+            };
+            StartupEnd::Refused(reason, full.error())
+        })
+    };
+    // Whose login the source judges is not known yet: strangers would take the places of those they name.
+    let relayed = matches!(shared.gateway.auth, Auth::Relay);
+    let (mut go, mut seat) = (Some(go), None);
+    if !relayed && let Some(go) = go.take() {
+        seat = Some(sit(go)?);
+    }
+    // Until the client has its session, opening it counts as something under way.
+    let _pass = match open.gate.try_pass() {
+        Some(pass) => pass,
+        None => {
+            let _stopped = patience.stop();
+            open.gate.pass(gate::PATIENCE).await.map_err(|Overdue| {
+                let told = ClientError { severity: crate::wire::Severity::Fatal, ..open.gate.overdue() };
+                StartupEnd::Refused(StartupFailure::Paused, told)
+            })?
+        }
+    };
     *waiting = Some(open.clone());
     let snapshot = snapshot(open).await?;
     let ruling = kept.rulings.borrow().of(open.source.name(), &user);
@@ -423,18 +484,25 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
         Ok(lease) => lease,
         Err(error) => return Err(source_failed(open, stream, &error).await),
     };
+    let seat = match (seat, go) {
+        (Some(seat), _) => seat,
+        (None, Some(go)) => sit(go)?,
+        (None, None) => return Err(StartupEnd::Broken(StartupFailure::Internal, "no seat".to_owned())),
+    };
     open.metrics.upstream_opened(asked.elapsed());
     open.metrics.up(true);
     let version = lease.parameters.iter().find(|(name, _)| name == "server_version");
     open.reporter.up(version.map(|(_, value)| value.as_str()).unwrap_or_default());
 
-    let registration = kept.cancels.register(startup.version, Arc::clone(&open.source), lease.cancel.clone());
+    let registration = kept.cancels.register(startup.version);
+    registration
+        .lease(Arc::new(CancelAt { source: Arc::clone(&open.source), target: lease.cancel.clone() }));
     backend::authentication_ok(&mut out);
     for (name, value) in &lease.parameters {
         let value = if name == "application_name" { client_name.unwrap_or_default() } else { value };
         backend::parameter_status(name, value, &mut out);
     }
-    backend::backend_key_data(registration.pid, &registration.secret, &mut out);
+    backend::backend_key_data(registration.pid, registration.secret(), &mut out);
     for notice in &lease.notices {
         out.extend_from_slice(notice);
     }
@@ -449,6 +517,7 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
         name_prefix,
         upstream,
         registration,
+        seat,
     }))
 }
 

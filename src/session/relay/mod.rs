@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::clock::Timer;
 use super::drain::{self, Drain};
+use super::gate::{Doorway, Entry};
 use super::judge::{Judge, Readiness};
 use super::prepared::{Full, Leftover, Prepared, Remedy, Statements, Ticket};
 use super::trail::Readings;
@@ -126,6 +127,8 @@ enum Handled {
     Wait,
     /// The verdict is worked out on another thread.
     Judging,
+    /// The source is paused.
+    Paused,
     End(End),
 }
 
@@ -138,6 +141,7 @@ pub struct Parts<C> {
     pub judge: Judge,
     pub limits: Limits,
     pub drain: watch::Receiver<Drain>,
+    pub(super) doorway: Doorway,
     pub timeouts: Timeouts,
     /// What stands before the client's own application_name at the source.
     pub name_prefix: String,
@@ -179,6 +183,7 @@ pub struct Relay<C> {
     judge: Judge,
     limits: Limits,
     drain: drain::Listener,
+    doorway: Doorway,
     name_prefix: String,
     metrics: SourceMetrics,
     timeouts: Timeouts,
@@ -228,6 +233,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             judge: parts.judge,
             limits: parts.limits,
             drain: drain::Listener::new(parts.drain),
+            doorway: parts.doorway,
             name_prefix: parts.name_prefix,
             metrics: parts.metrics,
             timeouts: parts.timeouts,
@@ -333,6 +339,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             if let Err(end) = self.walk_answers() {
                 return Poll::Ready(end);
             }
+            if self.at_rest() {
+                self.doorway.leave();
+            }
             let written = self.written;
             match self.poll_write_client(cx) {
                 Poll::Ready(Ok(())) => self.blocked = None,
@@ -345,6 +354,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             if let Some(end) = self.poll_clock(cx) {
                 return Poll::Ready(end);
             }
+            progress |= self.doorway.poll(cx);
             // Room that was made since: by moving what lies in a buffer to its front, or by an answer.
             progress |= !asks_client && self.wants_client() && !self.client_in.space().is_empty();
             progress |= !asks_source && !self.lease.inbound.space().is_empty();
