@@ -198,11 +198,14 @@ fn a_pipeline_without_a_pause_of_its_own_is_held_between_two_statements() {
         }
         seen
     });
-    reach("it is under way", || source(&gateway)["under_way"] == 1);
+    let reads = "fedgate_statements_total{class=\"read\",source=\"climscore\",verdict=\"admit\"}";
+    reach("it is under way", || series(&gateway, reads) > 1000);
     let answer = done(&gateway, "POST", "/api/v1/sources/climscore/pause?wait=20s");
     assert_eq!(answer["under_way"], 0, "{answer}");
+    let held = series(&gateway, reads);
+    assert_eq!(series(&gateway, reads), held, "statements of a paused source");
     done(&gateway, "POST", "/api/v1/sources/climscore/resume");
-    reach("it goes on", || source(&gateway)["under_way"] == 1);
+    reach("it goes on", || series(&gateway, reads) > held + 1000);
     assert_eq!(done(&gateway, "DELETE", "/api/v1/clients?user=visitor")["ended"], 1);
     assert!(reading.join().unwrap() > 0);
     let _ = stop.send(());
@@ -426,19 +429,26 @@ fn who_has_not_proved_who_it_is_takes_no_place() {
 fn beyond_max_clients_nothing_is_spent_on_a_client() {
     let gateway = House::trusting().gateway("max_clients = 10").start();
     let inside: Vec<_> = (0..10).map(|_| enter(&gateway, "visitor")).collect();
-    // The first ones that are turned away may find the allocator without the room for it.
     assert_eq!(knock(&gateway, "visitor").refused().sqlstate, "53300");
-    let before = memory(&gateway);
-    // They say nothing, which is what holds a place for the longest.
-    let outside: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(gateway.address()).unwrap()).collect();
     let turned = "fedgate_startup_failures_total{reason=\"too_many_clients\"}";
-    // All but those that may be told so at the same time are closed at once.
-    reach("most are closed", || series(&gateway, turned) > 300 - 64);
-    assert_eq!(series(&gateway, "fedgate_client_connections"), 10);
-    let grown = memory(&gateway).saturating_sub(before);
-    assert!(grown < 2 << 10, "{grown} KiB more for 300 clients outside");
-    reach("all are closed", || series(&gateway, turned) == 301);
-    drop((outside, inside));
+    let mut grown = Vec::new();
+    for round in 1..4 {
+        let before = memory(&gateway);
+        // They say nothing, which is what holds a place for the longest.
+        let outside: Vec<TcpStream> =
+            (0..300).map(|_| TcpStream::connect(gateway.address()).unwrap()).collect();
+        // All but those that may be told so at the same time are closed at once.
+        let most = 300 * round - 64;
+        reach("most are closed", || series(&gateway, turned) > most);
+        assert_eq!(series(&gateway, "fedgate_client_connections"), 10);
+        grown.push(memory(&gateway).saturating_sub(before));
+        reach("all are closed", || series(&gateway, turned) == 300 * round + 1);
+        drop(outside);
+    }
+    // The first round makes the allocator find the room for those that are told so; clients outside add nothing to that.
+    assert!(grown[0] < 8 << 10 && grown[1..].iter().all(|grown| *grown < 1 << 10), "KiB more: {grown:?}");
+    eprintln!("KiB more for 300 clients outside: {grown:?}");
+    drop(inside);
     reach("there is room", || series(&gateway, "fedgate_client_connections") == 0);
     let (mut raw, _) = enter(&gateway, "visitor");
     assert_eq!(raw.ask("SELECT 7"), Ok(vec!["7".to_owned()]));

@@ -251,7 +251,7 @@ pub async fn serve<S>(
     };
     let Some(stream) = slot else { return };
     kept.metrics.established();
-    let Begun { open, lease, who, snapshot, name_prefix, mut upstream, registration, seat } = begun;
+    let Begun { open, lease, who, snapshot, name_prefix, mut upstream, registration, seat, early } = begun;
     upstream.now(UpstreamState::Leased);
     let _session = open.reporter.session();
     let config = Arc::clone(&snapshot.config);
@@ -280,6 +280,7 @@ pub async fn serve<S>(
     .with_rulings(kept.rulings.clone());
     let relay = Relay::new(Parts {
         client: stream,
+        early,
         client_buffers: buffers.client,
         lease: Lease::new(lease, buffers.source),
         source: Arc::clone(&open.source),
@@ -327,6 +328,8 @@ struct Begun {
     upstream: crate::metrics::UpstreamCounted,
     registration: Registration,
     seat: Seat,
+    /// What the client has said before it was asked.
+    early: BytesMut,
 }
 
 /// `startup_timeout` is over; `waiting`: for that source, not for the client.
@@ -423,12 +426,17 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     if !relayed && let Some(go) = go.take() {
         seat = Some(sit(go)?);
     }
+    let mut early = BytesMut::new();
     // Until the client has its session, opening it counts as something under way.
     let _pass = match open.gate.try_pass() {
         Some(pass) => pass,
         None => {
             let _stopped = patience.stop();
-            open.gate.pass(gate::PATIENCE).await.map_err(|Overdue| {
+            let passed = tokio::select! {
+                passed = open.gate.pass(gate::PATIENCE) => passed,
+                end = stream.gone(&mut early), if !relayed => return Err(end),
+            };
+            passed.map_err(|Overdue| {
                 let told = ClientError { severity: crate::wire::Severity::Fatal, ..open.gate.overdue() };
                 StartupEnd::Refused(StartupFailure::Paused, told)
             })?
@@ -518,6 +526,7 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
         upstream,
         registration,
         seat,
+        early,
     }))
 }
 

@@ -135,6 +135,8 @@ enum Handled {
 /// What a relay is made of.
 pub struct Parts<C> {
     pub client: C,
+    /// What was read of it already.
+    pub early: BytesMut,
     pub client_buffers: BufferPool,
     pub lease: Lease,
     pub source: Arc<Source>,
@@ -212,10 +214,12 @@ struct Cancelling {
 impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     pub fn new(parts: Parts<C>) -> Self {
         let statements = Statements::new(&parts.limits);
+        let mut client_in = ReadBuffer::new(parts.client_buffers);
+        client_in.fill_from(&parts.early);
         let readings = parts.judge.voice_for_reads().map(|voice| Box::new(Readings::new(voice.clone())));
         Self {
             client: parts.client,
-            client_in: ReadBuffer::new(parts.client_buffers),
+            client_in,
             client_out: BytesMut::new(),
             lease: parts.lease,
             source: parts.source,
