@@ -117,6 +117,7 @@ fn a_paused_source_ends_what_it_runs_and_begins_nothing() {
 
     // What is new waits: a connection, a statement at rest, a pipeline.
     let mut late = knock(&gateway, "visitor");
+    late.send(&query("SELECT 'early'"));
     simple.send(&query("SELECT 'waited' /* paused */"));
     let several: Vec<u8> = (0..500).flat_map(|n| extended(&format!("SELECT {n} /* paused */"))).collect();
     piped.send(&several);
@@ -158,6 +159,7 @@ fn a_paused_source_ends_what_it_runs_and_begins_nothing() {
     let (code, said) = cli(&gateway, &["source", "resume", "climscore"]);
     assert_eq!((code, said.as_str()), (Some(0), "climscore is open\n"));
     late.ready();
+    assert_eq!(late.answer(), Ok(vec!["early".to_owned()]));
     assert_eq!(late.ask("SELECT 1"), Ok(vec!["1".to_owned()]));
     assert_eq!(simple.answer(), Ok(vec!["waited".to_owned()]));
     for n in 0..500 {

@@ -49,8 +49,13 @@ enum UsersCommand {
 
 #[derive(Debug, Args)]
 struct Rounds {
-    /// Rounds of PBKDF2, each login's work for the client; some drivers refuse fewer than 4096.
-    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    /// Rounds of PBKDF2, each login's work for the client and for whoever guesses after a theft of the file.
+    #[arg(
+        long = "rounds",
+        alias = "iterations",
+        default_value_t = 4096,
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000)
+    )]
     iterations: u32,
 }
 

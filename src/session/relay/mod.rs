@@ -209,6 +209,8 @@ pub struct Relay<C> {
 struct Cancelling {
     request: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     until: Instant,
+    /// The statement has ended before that; others of the pipeline may run.
+    missed: bool,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
@@ -462,7 +464,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             && request.as_mut().poll(cx).is_ready()
         {
             cancelling.request = None;
-            if self.expects.is_empty() {
+            if self.expects.is_empty() || cancelling.missed {
                 // The answer was faster.
                 self.cancelling = None;
             }
@@ -533,7 +535,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             // The grace period ends the session when the cancel does not arrive.
             let _ = source.cancel(&target).await;
         });
-        self.cancelling = Some(Cancelling { request: Some(request), until: now + CANCEL_GRACE });
+        self.cancelling = Some(Cancelling { request: Some(request), until: now + CANCEL_GRACE, missed: false });
         None
     }
 }
