@@ -143,7 +143,11 @@ async fn every_path_is_described_and_answers_as_described() {
     for (path, method) in described {
         if path == "/api/v1/clients" {
             let answer = side.send("POST", &path, &[], b"").await;
-            assert!(answer.status == 405 && answer.head.contains("allow: get, head, delete"), "{}", answer.head);
+            assert!(
+                answer.status == 405 && answer.head.contains("allow: get, head, delete"),
+                "{}",
+                answer.head
+            );
             continue;
         }
         let other = if method == "get" { "POST" } else { "GET" };

@@ -63,7 +63,9 @@ fn waiting(gateway: &Gateway, wanted: u64) {
 
 /// Statements of this text, marked as this test's own, that run at the source.
 fn running(mark: &str) -> String {
-    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%{mark}%' AND pid <> pg_backend_pid()");
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%{mark}%' AND pid <> pg_backend_pid()"
+    );
     house::source().value("postgres", &sql).unwrap()
 }
 
@@ -303,7 +305,8 @@ fn one_users_sessions_are_ended_and_nobody_elses() {
 
     let listed = done(&gateway, "GET", "/api/v1/clients");
     assert_eq!(listed["total"], 3);
-    let users: Vec<_> = listed["clients"].as_array().unwrap().iter().map(|c| c["user"].as_str().unwrap()).collect();
+    let users: Vec<_> =
+        listed["clients"].as_array().unwrap().iter().map(|c| c["user"].as_str().unwrap()).collect();
     assert_eq!(users, ["visitor", "visitor", "analyst"]);
     let own = other.socket().local_addr().unwrap().to_string();
     assert_eq!(listed["clients"][2]["address"], own.as_str());
@@ -350,7 +353,12 @@ fn one_users_sessions_are_ended_and_nobody_elses() {
     });
     let text = std::fs::read_to_string(&path).unwrap();
     let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let told = |message: &str| events.iter().find(|event| event["message"] == message).unwrap_or_else(|| panic!("no {message:?} in {text}"));
+    let told = |message: &str| {
+        events
+            .iter()
+            .find(|event| event["message"] == message)
+            .unwrap_or_else(|| panic!("no {message:?} in {text}"))
+    };
     let ended = told("3 session(s) of visitor were ended");
     assert_eq!(ended["actor"]["user"]["name"], "anonymous");
     assert_eq!((&ended["class_uid"], &ended["entity"]["type"]), (&json!(3004), &json!("Sessions")));
@@ -364,7 +372,9 @@ fn one_users_sessions_are_ended_and_nobody_elses() {
 fn users_and_sources_have_bounds_of_their_own() {
     let gateway = two_users().gateway("max_clients_per_user = 2").source("max_clients = 3").start();
     let full = |user: &str| knock(&gateway, user).refused();
-    let held = |wanted: u64| reach("places are free", || done(&gateway, "GET", "/api/v1/clients")["total"] == wanted);
+    let held = |wanted: u64| {
+        reach("places are free", || done(&gateway, "GET", "/api/v1/clients")["total"] == wanted)
+    };
     for round in 0..4 {
         let (one, _) = enter(&gateway, "visitor");
         let (mut two, _) = enter(&gateway, "visitor");
@@ -373,7 +383,10 @@ fn users_and_sources_have_bounds_of_their_own() {
         assert_eq!(refused.message, "too many connections for role \"visitor\"");
         let (three, _) = enter(&gateway, "analyst");
         let refused = full("analyst");
-        assert_eq!((&*refused.sqlstate, &*refused.message), ("53300", "too many connections for database \"climscore\""));
+        assert_eq!(
+            (&*refused.sqlstate, &*refused.message),
+            ("53300", "too many connections for database \"climscore\"")
+        );
         // However a session ends, its place is free then.
         match round {
             0 => {
@@ -385,7 +398,8 @@ fn users_and_sources_have_bounds_of_their_own() {
                 socket2::SockRef::from(two.socket()).set_linger(Some(Duration::ZERO)).unwrap();
             }
             2 => {
-                let id = done(&gateway, "GET", "/api/v1/clients?user=visitor")["clients"][1]["id"].to_string();
+                let id =
+                    done(&gateway, "GET", "/api/v1/clients?user=visitor")["clients"][1]["id"].to_string();
                 done(&gateway, "DELETE", &format!("/api/v1/clients?id={id}"));
                 assert_eq!(two.refused().sqlstate, "57P01");
             }
@@ -470,7 +484,8 @@ fn tls_sessions_are_resumed_until_the_certificate_is_another_one() {
         .file("server.key", pair.private_key)
         .file("client-ca.crt", authority.certificate());
     let gateway = Gateway::start(setup);
-    let whole = |kind| matches!(kind, rustls::HandshakeKind::Full | rustls::HandshakeKind::FullWithHelloRetryRequest);
+    let whole =
+        |kind| matches!(kind, rustls::HandshakeKind::Full | rustls::HandshakeKind::FullWithHelloRetryRequest);
     let connect = |config: &std::sync::Arc<rustls::ClientConfig>| {
         let mut raw = Raw::connect(gateway.address()).ask_for_tls(config).unwrap();
         raw.send(&startup(V3_0, &[("user", "visitor"), ("database", "climscore")]));

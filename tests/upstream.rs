@@ -711,14 +711,17 @@ async fn a_cancel_on_its_way_is_waited_for_before_a_lease_changes_hands() {
         let mut request = BytesMut::new();
         frontend::query(SLOW, &mut request).unwrap();
         opened.stream.write_all(&request).await.unwrap();
-        let active = format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{SLOW}'");
+        let active =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{SLOW}'");
         let began = Instant::now();
         while tokio::task::block_in_place(|| postgres.value("postgres", &active)) != Some("1".to_owned()) {
             assert!(began.elapsed() < PATIENCE, "the statement never runs");
         }
         let cancel = forward(&one);
         comes.recv().await.unwrap();
-        let Released::Wait(landing) = one.release() else { panic!("given back as if no cancel were on its way") };
+        let Released::Wait(landing) = one.release() else {
+            panic!("given back as if no cancel were on its way")
+        };
         let mut landing = Box::pin(landing.clean());
         assert!(futures_util::FutureExt::now_or_never(landing.as_mut()).is_none());
         // The key leads nowhere any more, so nobody adds another one.

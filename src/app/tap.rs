@@ -307,8 +307,7 @@ impl Api {
             None => None,
             Some(path) => {
                 let file = SecretFile::new(path.clone());
-                let token =
-                    file.read().map_err(|error| TapError::Token { path: path.clone(), error })?;
+                let token = file.read().map_err(|error| TapError::Token { path: path.clone(), error })?;
                 let token = token.expose().trim().to_owned();
                 if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                     return Err(TapError::TokenText { path: path.clone() });

@@ -367,7 +367,8 @@ async fn sources(State(parts): State<Parts>, headers: HeaderMap) -> Response {
     // A copy, so that nothing is held while it is written out.
     let status = parts.status.borrow().clone();
     let deployments = parts.deployments.borrow().clone();
-    let sources = status.sources.iter().map(|source| SourceView::new(source, &deployments, &parts.tap)).collect();
+    let sources =
+        status.sources.iter().map(|source| SourceView::new(source, &deployments, &parts.tap)).collect();
     as_json(&Sources { phase: status.phase, sources })
 }
 

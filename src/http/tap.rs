@@ -190,7 +190,8 @@ pub(super) async fn pause(
             problem(StatusCode::BAD_REQUEST, "the query may hold wait=DURATION, such as 30s, up to 90s")
         })?;
         let gate = parts.tap.gate(&name).ok_or_else(|| no_source(&name))?;
-        let audited = done(parts.tap.clone().shut(gate.clone(), (&*name).into(), actor)).await == Recorded::Yes;
+        let audited =
+            done(parts.tap.clone().shut(gate.clone(), (&*name).into(), actor)).await == Recorded::Yes;
         gate.quiet(wait).await;
         Ok(as_json(&TapAnswer { source: &name, gate: GateView::of(&gate), audited }))
     };
@@ -309,7 +310,10 @@ pub(super) async fn end(
         let query = query.ok().map(|Query(query)| query).filter(|query| query.limit.is_none());
         // A slip must not end everybody's.
         let query = query.filter(|query| query.user.is_some() || query.id.is_some()).ok_or_else(|| {
-            problem(StatusCode::BAD_REQUEST, "the query has to hold user=NAME or id=N, and may hold source=NAME")
+            problem(
+                StatusCode::BAD_REQUEST,
+                "the query has to hold user=NAME or id=N, and may hold source=NAME",
+            )
         })?;
         let ended = parts.tap.roll.end(&query.whose());
         parts.metrics.sessions_ended.inc_by(ended as u64);

@@ -16,16 +16,18 @@ pub(super) struct GateFamilies {
 impl GateFamilies {
     pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let source = &["source"];
-        let gauges = |name: &str, help: &str| {
-            register(registry, IntGaugeVec::new(Opts::new(name, help), source))
-        };
+        let gauges =
+            |name: &str, help: &str| register(registry, IntGaugeVec::new(Opts::new(name, help), source));
         Ok(Self {
             paused: gauges("fedgate_source_paused", "1 while an administrator has paused the source.")?,
             waiting: gauges("fedgate_pause_waiting", "Clients that wait for a paused source.")?,
             overdue: register(
                 registry,
                 IntCounterVec::new(
-                    Opts::new("fedgate_pause_overdue_total", "Clients that waited for a paused source in vain."),
+                    Opts::new(
+                        "fedgate_pause_overdue_total",
+                        "Clients that waited for a paused source in vain.",
+                    ),
                     source,
                 ),
             )?,

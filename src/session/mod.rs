@@ -410,8 +410,7 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let settings = startup_settings(&startup)?;
     let sit = |go| {
         let config = open.source.config();
-        let most =
-            Most { of_user: shared.gateway.max_clients_per_user, of_source: config.max_clients };
+        let most = Most { of_user: shared.gateway.max_clients_per_user, of_source: config.max_clients };
         kept.roll.sit(&user, &config.name, address, most, go).map_err(|full| {
             let reason = match full {
                 Full::User(..) => StartupFailure::UserLimit,
@@ -503,8 +502,7 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     open.reporter.up(version.map(|(_, value)| value.as_str()).unwrap_or_default());
 
     let registration = kept.cancels.register(startup.version);
-    registration
-        .lease(Arc::new(CancelAt { source: Arc::clone(&open.source), target: lease.cancel.clone() }));
+    registration.lease(Arc::new(CancelAt { source: Arc::clone(&open.source), target: lease.cancel.clone() }));
     backend::authentication_ok(&mut out);
     for (name, value) in &lease.parameters {
         let value = if name == "application_name" { client_name.unwrap_or_default() } else { value };

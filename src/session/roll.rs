@@ -69,7 +69,9 @@ impl Full {
             ),
             Full::Source(source, most) => (
                 format!("too many connections for database \"{source}\""),
-                format!("The gateway's max_clients of this source is {most}. Whoever runs it can raise that."),
+                format!(
+                    "The gateway's max_clients of this source is {most}. Whoever runs it can raise that."
+                ),
             ),
         };
         ClientError::fatal(SqlState::TOO_MANY_CONNECTIONS, message).hint(hint)
@@ -155,8 +157,13 @@ impl Roll {
     /// At most `most` sessions, the oldest first, and how many there are in all.
     pub fn list(&self, whose: &Whose, most: usize) -> (Vec<Member>, usize) {
         let inner = self.lock();
-        let mut ids: Vec<u64> =
-            inner.sessions.values().map(|entry| &entry.member).filter(|m| whose.fits(m)).map(|m| m.id).collect();
+        let mut ids: Vec<u64> = inner
+            .sessions
+            .values()
+            .map(|entry| &entry.member)
+            .filter(|m| whose.fits(m))
+            .map(|m| m.id)
+            .collect();
         ids.sort_unstable();
         let listed = ids.iter().take(most).filter_map(|id| inner.sessions.get(id));
         (listed.map(|entry| entry.member.clone()).collect(), ids.len())
@@ -178,7 +185,12 @@ impl Roll {
 mod tests {
     use super::*;
 
-    fn sit(roll: &Arc<Roll>, user: &str, source: &str, most: Most) -> Result<(Seat, oneshot::Receiver<()>), Full> {
+    fn sit(
+        roll: &Arc<Roll>,
+        user: &str,
+        source: &str,
+        most: Most,
+    ) -> Result<(Seat, oneshot::Receiver<()>), Full> {
         let (go, gone) = oneshot::channel();
         let address = "127.0.0.1:1".parse().unwrap();
         roll.sit(&ClientUser::new(user), &SourceName::new(source), address, most, go).map(|seat| (seat, gone))
@@ -192,7 +204,10 @@ mod tests {
             [("a", "s"), ("a", "t"), ("b", "s")].map(|(user, source)| sit(&roll, user, source, most)).into();
         assert!(seats.iter().all(Result::is_ok));
         let error = sit(&roll, "a", "u", most).err().unwrap().error();
-        assert_eq!((error.sqlstate.as_str(), &*error.message), ("53300", "too many connections for role \"a\""));
+        assert_eq!(
+            (error.sqlstate.as_str(), &*error.message),
+            ("53300", "too many connections for role \"a\"")
+        );
         let third = sit(&roll, "c", "s", most).unwrap();
         let error = sit(&roll, "d", "s", most).err().unwrap().error();
         assert_eq!(error.message, "too many connections for database \"s\"");

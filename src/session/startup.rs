@@ -354,7 +354,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
             // Cancelled, it has read nothing.
             match self.read_buf(early).await {
                 Ok(0) => {
-                    return StartupEnd::Broken(StartupFailure::Disconnected, "gone while it waited".to_owned());
+                    return StartupEnd::Broken(
+                        StartupFailure::Disconnected,
+                        "gone while it waited".to_owned(),
+                    );
                 }
                 Ok(_) => {}
                 Err(error) => return error.into(),

@@ -134,16 +134,16 @@ fn a_statement_takes_no_longer_than_the_gateway_says() {
     let (mut other, _) = whom.connect();
     assert_eq!(other.query(SLOW), ["T count", "E 57014", "Z I"]);
     // In a pipeline: what belongs to it is passed over, and what is behind its Sync is not.
-    let statement = |sql: &str| {
-        [&format!("P \"\" \"{sql}\"")[..], "B \"\" \"\"", "E \"\" 0"].map(message).concat()
-    };
+    let statement =
+        |sql: &str| [&format!("P \"\" \"{sql}\"")[..], "B \"\" \"\"", "E \"\" 0"].map(message).concat();
     let set = statement("SET statement_timeout = 0");
     let sync = message("S");
     raw.write(&[set.clone(), statement(SLOW), statement("SELECT 1"), sync.clone()].concat());
     raw.write(&[statement("SELECT 2"), sync.clone(), set, sync.clone(), statement(SLOW), sync].concat());
     let answers = brief(&raw.read_until(b"Z", 4));
     let answers = answers.join(", ");
-    let wanted = "1, 2, C SET, 1, 2, E 57014, Z I, 1, 2, D 2, C SELECT 1, Z I, 1, 2, C SET, Z I, 1, 2, E 57014, Z I";
+    let wanted =
+        "1, 2, C SET, 1, 2, E 57014, Z I, 1, 2, D 2, C SELECT 1, Z I, 1, 2, C SET, Z I, 1, 2, E 57014, Z I";
     assert_eq!(answers, wanted);
     // In a Query of several statements each has its own time, as by PostgreSQL's own time-out.
     assert_eq!(
@@ -180,7 +180,10 @@ fn an_idle_transaction_ends() {
         (&["P \"\" \"BEGIN\"", "B \"\" \"\"", "E \"\" 0", "S"][..], &["1", "2", "C BEGIN", "Z T"][..]),
         (&["Q \"BEGIN; SELECT 1/0\""], &["C BEGIN", "E 22012", "Z E"]),
         (&["P \"\" \"SELECT 1\"", "B \"\" \"\"", "E \"\" 0", "H"], &["1", "2", "D 1", "C SELECT 1"]),
-        (&["Q \"BEGIN; SET idle_in_transaction_session_timeout = 0; SELECT 1\""], &["C BEGIN", "C SET", "T ?column?", "D 1", "C SELECT 1", "Z T"]),
+        (
+            &["Q \"BEGIN; SET idle_in_transaction_session_timeout = 0; SELECT 1\""],
+            &["C BEGIN", "C SET", "T ?column?", "D 1", "C SELECT 1", "Z T"],
+        ),
     ] {
         let (mut raw, _) = visitor(&gateway).connect();
         raw.write(&steps.iter().flat_map(|step| message(step)).collect::<Vec<u8>>());

@@ -88,8 +88,7 @@ impl Loader<'_> {
         let access: Vec<_> =
             section.sections("access").into_iter().map(|rule| access(rule, context)).collect();
         let engine = section.section("engine").map(|engine| engine_section(engine, &access));
-        let max_clients =
-            section.has("max_clients").then(|| section.count("max_clients", 1, 1, 1_000_000));
+        let max_clients = section.has("max_clients").then(|| section.count("max_clients", 1, 1, 1_000_000));
         pool(&mut section);
         section.word("on_drift", &[("alarm", true), ("refuse", false)]).into_iter().for_each(|found| {
             if !found.value {

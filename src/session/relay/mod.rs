@@ -535,7 +535,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             // The grace period ends the session when the cancel does not arrive.
             let _ = source.cancel(&target).await;
         });
-        self.cancelling = Some(Cancelling { request: Some(request), until: now + CANCEL_GRACE, missed: false });
+        self.cancelling =
+            Some(Cancelling { request: Some(request), until: now + CANCEL_GRACE, missed: false });
         None
     }
 }
