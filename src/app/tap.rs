@@ -173,12 +173,15 @@ pub async fn source(arguments: &SourceArgs, out: &mut impl Write) -> Result<Answ
                 let path = ["sources", name, "pause"];
                 let answer = api.ask(Method::POST, &path, &[("wait", portion)]).await?;
                 let over = began.elapsed() >= wait;
-                if over || number(&answer, "under_way", &api.url)? == 0 || answer["paused_since"].is_null() {
+                if over
+                    || number(&answer, "under_way", &api.url)? == 0
+                    || field(&answer, "paused_since").is_null()
+                {
                     break answer;
                 }
             };
             let under_way = number(&answer, "under_way", &api.url)?;
-            let paused = !answer["paused_since"].is_null();
+            let paused = !field(&answer, "paused_since").is_null();
             if gateway.json {
                 writeln!(out, "{answer}")?;
             } else if paused {
@@ -219,13 +222,14 @@ pub async fn clients(arguments: &ClientsArgs, out: &mut impl Write) -> Result<An
                 writeln!(out, "{answer}")?;
                 return Ok(Answer::Yes);
             }
-            let listed = answer["clients"].as_array().ok_or_else(|| TapError::Nonsense(api.url.clone()))?;
+            let listed =
+                field(&answer, "clients").as_array().ok_or_else(|| TapError::Nonsense(api.url.clone()))?;
             for client in listed {
-                let text = |key: &str| client[key].as_str().unwrap_or_default().to_owned();
+                let text = |key: &str| field(client, key).as_str().unwrap_or_default().to_owned();
                 writeln!(
                     out,
                     "{:>8}  {}  {:<21}  {}  {}",
-                    client["id"],
+                    field(client, "id"),
                     text("since"),
                     text("address"),
                     text("source"),
@@ -258,14 +262,18 @@ pub async fn clients(arguments: &ClientsArgs, out: &mut impl Write) -> Result<An
 
 /// Nobody should find out later that it stands nowhere.
 fn unaudited(answer: &Value, out: &mut impl Write) -> Result<(), TapError> {
-    if answer["audited"] == Value::Bool(false) {
+    if field(answer, "audited") == &Value::Bool(false) {
         writeln!(out, "no audit trail has it: there is none, or the gateway's log says why")?;
     }
     Ok(())
 }
 
+fn field<'v>(answer: &'v Value, key: &str) -> &'v Value {
+    answer.get(key).unwrap_or(&Value::Null)
+}
+
 fn number(answer: &Value, key: &str, url: &Url) -> Result<u64, TapError> {
-    answer[key].as_u64().ok_or_else(|| TapError::Nonsense(url.clone()))
+    field(answer, key).as_u64().ok_or_else(|| TapError::Nonsense(url.clone()))
 }
 
 impl Filter {
@@ -339,7 +347,7 @@ impl Api {
         if status.is_success() {
             return body.ok_or_else(|| TapError::Nonsense(self.url.clone()));
         }
-        let detail = body.as_ref().and_then(|body| body["detail"].as_str());
+        let detail = body.as_ref().and_then(|body| field(body, "detail").as_str());
         let detail = detail.unwrap_or("it does not say why").chars().filter(|c| !c.is_control()).collect();
         Err(TapError::Refused { status: status.as_u16(), detail })
     }
