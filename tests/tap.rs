@@ -461,8 +461,9 @@ fn beyond_max_clients_nothing_is_spent_on_a_client() {
         reach("all are closed", || series(&gateway, turned) == 300 * round + 1);
         drop(outside);
     }
-    // The first round makes the allocator find the room for those that are told so; clients outside add nothing to that.
-    assert!(grown[0] < 8 << 10 && grown[1..].iter().all(|grown| *grown < 1 << 10), "KiB more: {grown:?}");
+    // The allocator finds the room for those that are told so in one of the rounds; clients outside add nothing to that.
+    let least = grown[1..].iter().min().unwrap();
+    assert!(grown.iter().sum::<u64>() < 8 << 10 && *least < 1 << 10, "KiB more: {grown:?}");
     eprintln!("KiB more for 300 clients outside: {grown:?}");
     drop(inside);
     reach("there is room", || series(&gateway, "fedgate_client_connections") == 0);

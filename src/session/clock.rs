@@ -38,9 +38,10 @@ impl Patience {
         loop {
             let now = *deadline.borrow_and_update();
             tokio::select! {
-                () = sleep_until(now.unwrap_or_else(Instant::now)), if now.is_some() => return,
-                // The sender is ours, so it is there.
+                // First: a deadline that was taken back is none any more. The sender is ours, so it is there.
+                biased;
                 _ = deadline.changed() => {}
+                () = sleep_until(now.unwrap_or_else(Instant::now)), if now.is_some() => return,
             }
         }
     }
