@@ -44,6 +44,7 @@ macro_rules! label {
 
 mod audit;
 mod document;
+mod gate;
 mod http;
 mod limits;
 mod opa;
@@ -52,6 +53,7 @@ mod sync;
 
 pub use audit::{AuditFailure, AuditMetrics};
 pub use document::{DocumentMetrics, DocumentRead};
+pub use gate::{GateMetrics, Waiting};
 pub use http::{HttpMetrics, HttpRefusal, Push};
 pub use limits::{EstimateOutcome, LimitKind, LimitMetrics};
 pub use opa::{Build, BundleAnswer, OpaMetrics, OpaReport, OpaState, Probe};
@@ -88,6 +90,14 @@ label! {
         /// A startup key outside the allow list.
         Setting = "setting",
         TooManyClients = "too_many_clients",
+        /// `max_clients_per_user` are connected.
+        UserLimit = "user_limit",
+        /// `max_clients` of the source are connected.
+        SourceLimit = "source_limit",
+        /// The source is paused, and was not resumed in time.
+        Paused = "paused",
+        /// An administrator ended the user's sessions while this one began.
+        Ended = "ended",
         SourceDown = "source_down",
         /// No connection to the source became free in time.
         Pool = "pool",
@@ -103,12 +113,16 @@ label! {
     /// What became of a CancelRequest.
     CancelOutcome {
         Forwarded = "forwarded",
-        /// The session with this key has nothing under way.
-        Idle = "idle",
         /// No session has this key.
         Unknown = "unknown",
         /// The source could not be told.
         Failed = "failed",
+        /// The client waited at the gateway, and the wait was ended.
+        Waiting = "waiting",
+        /// The session had nothing at its source.
+        Idle = "idle",
+        /// Too many for one session were on their way already.
+        Surplus = "surplus",
     }
 }
 
@@ -219,6 +233,8 @@ pub struct Metrics {
     pub bytes_from_client: IntCounter,
     /// `fedgate_bytes_total{direction="to_client"}`
     pub bytes_to_client: IntCounter,
+    /// `fedgate_sessions_ended_total`: by an administrator's word.
+    pub sessions_ended: IntCounter,
     /// `fedgate_panics_total`: defects of the gateway itself; each ended one session.
     pub panics: IntCounter,
     /// `fedgate_log_lines_lost_total`: disk full, or nobody reads them.
@@ -258,6 +274,7 @@ struct Families {
     catalogue_refreshes: IntCounterVec,
     catalogue_loaded: GaugeVec,
     limits: limits::LimitFamilies,
+    gates: gate::GateFamilies,
 }
 
 fn register<C: Collector + Clone + 'static>(
@@ -347,6 +364,10 @@ impl Metrics {
             verdict_cache_bytes: gauge("fedgate_verdict_cache_bytes", "Size of the verdict cache.")?,
             bytes_from_client: direction(Direction::FromClient)?,
             bytes_to_client: direction(Direction::ToClient)?,
+            sessions_ended: counter(
+                "fedgate_sessions_ended_total",
+                "Sessions that an administrator has ended.",
+            )?,
             panics: counter(
                 "fedgate_panics_total",
                 "Defects of the gateway that ended a session; each is worth a report.",
@@ -449,6 +470,7 @@ impl Metrics {
                     ),
                 )?,
                 limits: limits::LimitFamilies::new(&registry)?,
+                gates: gate::GateFamilies::new(&registry)?,
             },
             registry,
         })
@@ -515,6 +537,7 @@ impl Metrics {
                 families.catalogue_refreshes.with_label_values(&[name, outcome])
             }),
             catalogue_loaded: families.catalogue_loaded.with_label_values(&[name]),
+            gate: families.gates.of(name),
         }
     }
 
@@ -539,6 +562,7 @@ impl Metrics {
         let _ = families.pool_wait_seconds.remove_label_values(&[name]);
         let _ = families.pool_timeouts.remove_label_values(&[name]);
         families.limits.forget(name);
+        families.gates.forget(name);
         for state in UpstreamState::ALL {
             let _ = families.upstream_connections.remove_label_values(&[name, state.as_str()]);
         }
@@ -583,6 +607,8 @@ pub struct SourceMetrics {
     pub bytes_to_client: IntCounter,
     /// Of all sources together.
     pub verdicts: VerdictMetrics,
+    /// `fedgate_source_paused{source}` and `fedgate_pause_…`
+    pub gate: GateMetrics,
     up: IntGauge,
     read_only: IntGauge,
     upstream: ByLabel<UpstreamState, IntGauge>,

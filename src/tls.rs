@@ -66,6 +66,10 @@ impl Server {
         };
         let mut server = builder.with_single_cert(certificates, key).map_err(pair)?;
         server.alpn_protocols = vec![protocol.to_vec()];
+        // Stateless: what a client may come back with is the client's to keep. The ticketer makes a key of its own, and
+        // a new one every six hours; those of another certificate or another client_ca are another ticketer's.
+        server.ticketer = rustls::crypto::ring::Ticketer::new().map_err(pair)?;
+        server.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(server)), certificate })
     }
 }
@@ -104,9 +108,13 @@ impl Place<'_> {
 
 /// The common name of a certificate's subject, which is who the client is (PostgreSQL's `cert` method).
 ///
-/// `None` as well where there is more than one: which of them counts would be a guess.
+/// `None` as well where there is more than one: which of them counts would be a guess; and outside the time for which it
+/// was issued, since a TLS session that is resumed shows it again and nobody verifies it then.
 pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    if !parsed.validity().is_valid() {
+        return None;
+    }
     let mut names = parsed.subject().iter_common_name();
     let name = names.next()?.as_str().ok()?.to_owned();
     // As PostgreSQL: a NUL inside would end the name early for whoever reads it as a C string.

@@ -70,6 +70,36 @@ fn adbc() {
     check(&Program::Python("run_adbc.py"), ANY_PORT);
 }
 
+/// Which drivers take a user whose verifier has fewer rounds than RFC 7677 asks for. What stands in
+/// docs/operations.md and in `fedgate users add --help` was seen here.
+#[test]
+fn few_rounds_of_scram() {
+    let source = kit::source();
+    for rounds in [1, 100, 4096] {
+        let verifier = fedgate::config::Verifier::derive(kit::PASSWORD, b"a salt of 16 by.", rounds);
+        let users = fedgate::config::users_line(kit::USER, &verifier) + "\n";
+        let gateway =
+            Gateway::start(kit::setup(&source, ANY_PORT, "", kit::POOLS[0]).file("users.txt", users));
+        let mut said = Vec::new();
+        for program in [
+            Program::Python("run_rounds.py"),
+            Program::Java("42_7_8", "Rounds.java"),
+            Program::Java("42_5_5", "Rounds.java"),
+        ] {
+            let endpoint = kit::behind(&gateway);
+            let run = kit::command(&program, endpoint).output().unwrap();
+            assert!(run.status.success(), "{program:?}: {run:?}");
+            said.extend(String::from_utf8(run.stdout).unwrap().lines().map(str::to_owned));
+        }
+        let refused = said.pop().unwrap();
+        assert_eq!(said.len(), 7, "{said:#?}");
+        assert!(said.iter().all(|line| line.ends_with(": yes")), "{said:#?}");
+        // PgJDBC 42.5.5 has a bound of its own.
+        let bound = refused.contains("iteration must be >= 4096");
+        assert!(if rounds < 4096 { bound } else { refused.ends_with(": yes") }, "{refused}");
+    }
+}
+
 /// What tokio-postgres sees of types that it has to ask for, of portals, pipelines, COPY, errors and cancels.
 #[test]
 fn tokio_postgres() {

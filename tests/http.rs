@@ -37,6 +37,7 @@ async fn start() -> Side {
         sync: no_loop(),
         opa: fedgate::http::no_bundle(),
         deployments: fedgate::http::no_policies(),
+        tap: fedgate::http::no_tap(),
     };
     let task = tokio::spawn(serve(listener, None, parts, async {
         // Ends with its sender too.

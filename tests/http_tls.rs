@@ -304,6 +304,7 @@ async fn a_shutdown_waits_for_no_handshake() {
         sync: no_loop(),
         opa: no_bundle(),
         deployments: no_policies(),
+        tap: fedgate::http::no_tap(),
     };
     let (shutdown, stop) = oneshot::channel::<()>();
     let side = tokio::spawn(serve(listener, Some(tls), parts, async {

@@ -15,7 +15,10 @@ use bytes::{Buf, BytesMut};
 use fedgate::config::{self, Host, SecretFile, SourceLogin, SourceTls, TargetSession, TlsMode};
 use fedgate::guard::Mode;
 use fedgate::ids::SourceName;
+use fedgate::metrics::Metrics;
+use fedgate::session::{CancelAt, Cancels, Released};
 use fedgate::upstream::{Failure, OpenError, Opened, Opening, RelayFit, Source, Stage, Stream, relay_works};
+use fedgate::wire::startup::{CancelRequest, NEWEST};
 use postgres_protocol::message::frontend;
 use stand_ins::{
     Broken, Person, Then, closed_port, frame, man_in_the_middle, old_greeting, standby_greeting,
@@ -67,6 +70,7 @@ fn settings(hosts: Vec<Host>, user: &str, password: Option<PathBuf>) -> config::
         access: Vec::new(),
         engine: None,
         pool: config::PoolSection::default(),
+        max_clients: None,
         statement_timeout: Duration::from_secs(600),
         idle_in_transaction_timeout: Duration::from_secs(300),
         connect_timeout: PATIENCE,
@@ -689,6 +693,99 @@ async fn a_cancel_request_reaches_the_session() {
         assert_eq!(value(&mut other, "SELECT 1").await, "1");
         assert!(!format!("{target:?}").contains("key"));
     }
+}
+
+/// Passes connections on; those behind the first wait until they are let through, or for ever.
+async fn narrow(to: u16) -> (u16, Arc<tokio::sync::Semaphore>, tokio::sync::mpsc::Receiver<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let open = Arc::new(tokio::sync::Semaphore::new(1));
+    let (came, comes) = tokio::sync::mpsc::channel(64);
+    let door = Arc::clone(&open);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (door, came) = (Arc::clone(&door), came.clone());
+            tokio::spawn(async move {
+                let _ = came.send(()).await;
+                let Ok(permit) = door.acquire().await else { return };
+                permit.forget();
+                let mut server = tokio::net::TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (port, open, comes)
+}
+
+/// A pool hands a session of the source on; the first client's cancel, on its way just then, must not hit what the
+/// second one runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_on_its_way_is_waited_for_before_a_lease_changes_hands() {
+    const SLOW: &str = "SELECT count(*) FROM generate_series(1, 1000000000000)";
+    let folder = Folder::new();
+    let password = folder.file("password", SUPERUSER_PASSWORD);
+    let postgres = Postgres::start(Options::default());
+    let (port, door, mut comes) = narrow(postgres.port()).await;
+    let source = Arc::new(source(settings(vec![tcp("127.0.0.1", port)], SUPERUSER, Some(password))));
+    let mut opened = source.open(&reading()).await.unwrap();
+    comes.recv().await.unwrap();
+    let at = Arc::new(CancelAt { source, target: opened.cancel.clone() });
+    let cancels = Arc::<Cancels>::default();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let forward = |registration: &fedgate::session::Registration| {
+        let request = CancelRequest { pid: registration.pid, secret: registration.secret().to_vec() };
+        let (cancels, metrics) = (Arc::clone(&cancels), Arc::clone(&metrics));
+        tokio::spawn(async move { cancels.forward(&request, ([127, 0, 0, 1], 1).into(), &metrics).await })
+    };
+
+    for _ in 0..20 {
+        let (one, two) = (cancels.register(NEWEST), cancels.register(NEWEST));
+        one.lease(Arc::clone(&at));
+        let mut request = BytesMut::new();
+        frontend::query(SLOW, &mut request).unwrap();
+        opened.stream.write_all(&request).await.unwrap();
+        let active =
+            format!("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = '{SLOW}'");
+        let began = Instant::now();
+        while tokio::task::block_in_place(|| postgres.value("postgres", &active)) != Some("1".to_owned()) {
+            assert!(began.elapsed() < PATIENCE, "the statement never runs");
+        }
+        let cancel = forward(&one);
+        comes.recv().await.unwrap();
+        let Released::Wait(landing) = one.release() else {
+            panic!("given back as if no cancel were on its way")
+        };
+        let mut landing = Box::pin(landing.clean());
+        assert!(futures_util::FutureExt::now_or_never(landing.as_mut()).is_none());
+        // The key leads nowhere any more, so nobody adds another one.
+        forward(&one).await.unwrap();
+        door.add_permits(1);
+        assert!(landing.await, "the source has dealt with it");
+        cancel.await.unwrap();
+        assert_eq!(answer(&mut opened.stream).await.unwrap_err(), "57014");
+        two.lease(Arc::clone(&at));
+        for _ in 0..10 {
+            assert_eq!(value(&mut opened, "SELECT 1").await, "1");
+        }
+        assert!(matches!(two.release(), Released::Clean));
+    }
+
+    // One that is given up may still arrive: then the session must not go to anybody else.
+    let one = cancels.register(NEWEST);
+    one.lease(Arc::clone(&at));
+    let cancel = forward(&one);
+    comes.recv().await.unwrap();
+    let Released::Wait(landing) = one.release() else { panic!("given back as if no cancel were on its way") };
+    cancel.abort();
+    assert!(!landing.clean().await);
+    one.lease(Arc::clone(&at));
+    let cancel = forward(&one);
+    comes.recv().await.unwrap();
+    cancel.abort();
+    let _ = cancel.await;
+    assert!(matches!(one.release(), Released::Spoilt));
+    let page = metrics.render();
+    assert!(page.contains("fedgate_cancel_requests_total{outcome=\"idle\"} 20"), "{page}");
 }
 
 #[tokio::test]

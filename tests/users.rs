@@ -45,6 +45,23 @@ fn a_verifier_is_printed_for_the_first_line_of_standard_input() {
 }
 
 #[test]
+fn rounds_are_for_whoever_adds_a_user_to_choose() {
+    let folder = tempfile::tempdir().unwrap();
+    for (flag, rounds) in [("--rounds", 1), ("--rounds", 100), ("--iterations", 5000)] {
+        let rounds: u32 = rounds;
+        let arguments = ["users", "verifier", "a", flag, &rounds.to_string()];
+        let output = fedgate(folder.path(), &arguments, b"secret\n");
+        let users = Users::parse(text(&output.stdout)).unwrap();
+        let verifier = users.get("a").unwrap();
+        assert!(verifier.iterations == rounds && proves(verifier, "secret"));
+    }
+    assert_eq!(
+        fedgate(folder.path(), &["users", "verifier", "a", "--rounds", "0"], b"secret\n").status.code(),
+        Some(2)
+    );
+}
+
+#[test]
 fn users_are_added_to_a_file_that_check_then_takes() {
     let folder = tempfile::tempdir().unwrap();
     for (name, password) in [("analyst", "one\n"), ("trino", "two\n"), ("analyst", "three\n")] {

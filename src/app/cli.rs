@@ -14,6 +14,7 @@ use super::check::{self, CheckArgs};
 use super::explain_args::{self, ExplainArgs};
 use super::policy::{self, PolicyArgs};
 use super::sync::{self, SyncArgs};
+use super::tap::{self, ClientsArgs, SourceArgs};
 use super::users::{self, UsersArgs};
 use super::{logging, run};
 use crate::config::{Config, LogFormat};
@@ -45,6 +46,10 @@ enum Command {
     Sync(SyncArgs),
     /// The policy that Trino's OPA enforces.
     Policy(PolicyArgs),
+    /// Pause and resume a source of a gateway that runs.
+    Source(SourceArgs),
+    /// The sessions of a gateway that runs: list them, end one user's at once.
+    Clients(ClientsArgs),
     /// Make SCRAM verifiers for the users file.
     Users(UsersArgs),
 }
@@ -112,10 +117,27 @@ pub fn main() -> ExitCode {
                 Err(error) => unanswered(&error),
             }
         }
+        Command::Source(arguments) => asked(async |out| tap::source(&arguments, out).await),
+        Command::Clients(arguments) => asked(async |out| tap::clients(&arguments, out).await),
         Command::Users(arguments) => match users::run(&arguments, &mut std::io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => unanswered(&error),
         },
+    }
+}
+
+/// What is asked of a gateway that runs.
+fn asked(ask: impl AsyncFnOnce(&mut std::io::Stdout) -> Result<tap::Answer, tap::TapError>) -> ExitCode {
+    if let Err(error) = logging::start(LogFormat::Text, LevelFilter::WARN) {
+        return unanswered(&error);
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return unanswered(&error),
+    };
+    match runtime.block_on(ask(&mut std::io::stdout())) {
+        Ok(answer) => ExitCode::from(answer.exit_code()),
+        Err(error) => unanswered(&error),
     }
 }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::adminconfig::{EvalError, Material};
 use super::enforcement::apart;
-use crate::audit::event::{Change, ChangeKind, Event, What};
+use crate::audit::event::{Actor, Change, ChangeKind, Event, What};
 use crate::audit::journal::Journal;
 use crate::config::{Config, PolicySection, Source, Workload};
 use crate::document::OneLine;
@@ -458,6 +458,7 @@ impl Service {
                 at: now,
                 what: What::Change(Change {
                     kind: ChangeKind::Deployment,
+                    actor: Actor::System,
                     target: source.as_str().into(),
                     message: message.into(),
                     good: deployment.read,

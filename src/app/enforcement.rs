@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::policy_loop::stand_back;
-use crate::audit::event::{Change, ChangeKind, Event, What};
+use crate::audit::event::{Actor, Change, ChangeKind, Event, What};
 use crate::audit::journal::Journal;
 use crate::client;
 use crate::config::{
@@ -353,6 +353,7 @@ impl Service {
                 at: now,
                 what: What::Change(Change {
                     kind: ChangeKind::Enforcement,
+                    actor: Actor::System,
                     target: Arc::clone(&revision),
                     message: format!(
                         "every OPA enforces the policy, {:.3} s after the change",

@@ -20,6 +20,7 @@ mod policy_loop;
 mod run;
 mod sources;
 mod sync;
+mod tap;
 pub mod users;
 mod workers;
 

@@ -30,9 +30,9 @@ use super::workers::{Spawner, Workers};
 use crate::audit::journal::Journal;
 use crate::config::{AuditSection, Auth, Config, Http, HttpAuth, ServerTls, UsersFile};
 use crate::guard::VerdictCache;
-use crate::http::{Door, Issuer, Keys, SyncView};
+use crate::http::{Door, Issuer, Keys, SyncView, TapView};
 use crate::metrics::{Metrics, Outcome};
-use crate::session::{self, Cancels, Drain, Keepsakes, Shared, Throttle, Tls};
+use crate::session::{self, Cancels, Drain, Keepsakes, Roll, Shared, Throttle, Tls};
 use crate::status::{Phase, Status};
 use crate::sync::reader::Outlet;
 
@@ -153,8 +153,10 @@ impl Gateway {
         let wanted = Wanted::of(&config);
         let rulings = watch::Sender::new(Arc::new(deployments::at_first(wanted.as_ref())));
         let audit = config.audit.as_ref().map(|section| Audit::start(section, &metrics.audit)).transpose()?;
+        let roll = Arc::<Roll>::default();
         let kept = Arc::new(Keepsakes {
             cancels: Arc::new(Cancels::default()),
+            roll: Arc::clone(&roll),
             throttle: Throttle::default(),
             metrics: Arc::clone(&metrics),
             verdicts: Arc::new(VerdictCache::new(VERDICT_BYTES)),
@@ -225,6 +227,7 @@ impl Gateway {
                 sync: view.subscribe(),
                 opa: enforcement.view(),
                 deployments: deployments.view(),
+                tap: TapView { gates: sources.gates(), roll, journal: journal.clone() },
             };
             let tls = http_tls.as_ref().map(watch::Sender::subscribe);
             tasks.spawn(crate::http::serve(listener, tls, parts, stop));

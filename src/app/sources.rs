@@ -3,7 +3,7 @@
 //! Invariant: a snapshot is replaced whole and only by a newer one; a catalogue that cannot be loaded
 //! leaves the last good one in force, and a source without one lets nobody in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::config;
 use crate::ids::SourceName;
 use crate::metrics::{Metrics, SourceMetrics};
-use crate::session::{self, OpenSource, Restraints, Snapshot, Watch};
+use crate::session::{self, Gate, Gates, OpenSource, Restraints, Snapshot, Watch};
 use crate::sql;
 use crate::sql::catalogue::Catalogue;
 use crate::sql::catalogue::graph::{self, Rows};
@@ -65,11 +65,18 @@ pub struct Sources {
     /// Never twice the same number, so that no verdict of an older snapshot is taken for a newer one's.
     generations: Arc<AtomicU64>,
     kept: HashMap<SourceName, Kept>,
+    gates: watch::Sender<Gates>,
 }
 
 impl Sources {
     pub fn new(metrics: Arc<Metrics>, status: Status) -> Self {
-        Self { metrics, status, generations: Arc::default(), kept: HashMap::new() }
+        let gates = watch::Sender::default();
+        Self { metrics, status, generations: Arc::default(), kept: HashMap::new(), gates }
+    }
+
+    /// The gates of the sources that are configured.
+    pub fn gates(&self) -> watch::Receiver<Gates> {
+        self.gates.subscribe()
     }
 
     /// Takes up a configuration: new sources begin, changed ones get a new snapshot, missing ones end.
@@ -88,15 +95,21 @@ impl Sources {
         let limits = judged_within(limits);
         let mut previous = std::mem::take(&mut self.kept);
         for (config, source) in built {
+            let before = previous.remove(&config.name);
+            // Whoever pauses a source to move it wants it paused behind the move.
+            let gate = before.as_ref().map(|before| before.open.gate.clone());
             // The functions of another server say nothing about this one, and its sessions end.
-            let before = previous.remove(&config.name).filter(|before| same_server(&before.config, &config));
-            let kept = self.keep(config, source, before, limits);
+            let before = before.filter(|before| same_server(&before.config, &config));
+            let kept = self.keep(config, source, before, gate, limits);
             self.kept.insert(kept.config.name.clone(), kept);
         }
         for name in previous.keys() {
             self.status.forget(name);
             self.metrics.forget(name);
         }
+        let gates: BTreeMap<_, _> =
+            self.kept.iter().map(|(name, kept)| (name.clone(), kept.open.gate.clone())).collect();
+        self.gates.send_replace(Arc::new(gates));
         Ok(self.kept.iter().map(|(name, kept)| (name.clone(), kept.open.clone())).collect())
     }
 
@@ -105,6 +118,7 @@ impl Sources {
         config: Arc<config::Source>,
         source: Arc<Source>,
         mut before: Option<Kept>,
+        gate: Option<Gate>,
         limits: sql::Limits,
     ) -> Kept {
         let reporter = self.status.source(&config.name, config.read_only);
@@ -113,6 +127,7 @@ impl Sources {
         if !config.read_only {
             tracing::warn!(source = %config.name, writers = ?config.writers, "source is open for writes by its writers");
         }
+        let gate = gate.unwrap_or_else(|| Gate::new(config.name.clone(), metrics.gate.clone()));
         let published = before
             .as_ref()
             .map_or_else(|| Arc::new(watch::Sender::new(None)), |before| Arc::clone(&before.published));
@@ -130,6 +145,7 @@ impl Sources {
             stale: before.as_ref().map(|before| Arc::clone(&before.open.stale)).unwrap_or_default(),
             reporter: reporter.clone(),
             metrics: metrics.clone(),
+            gate: gate.clone(),
             generations: Arc::clone(&self.generations),
         };
         // The rules may be other ones now, with the functions of before.
@@ -155,6 +171,7 @@ impl Sources {
             snapshots: published.subscribe(),
             failures: failures.subscribe(),
             stale: Arc::clone(&keeper.stale),
+            gate,
             metrics,
             reporter,
             restraints,
@@ -190,6 +207,7 @@ struct Keeper {
     stale: Arc<Notify>,
     reporter: SourceReporter,
     metrics: SourceMetrics,
+    gate: Gate,
     generations: Arc<AtomicU64>,
 }
 
@@ -214,6 +232,8 @@ impl Keeper {
         // The first load is nobody's doing.
         let mut first = true;
         loop {
+            // The gateway leaves a paused source alone as well.
+            self.gate.opened().await;
             let began = Instant::now();
             let pause = match self.load(&mut loader).await {
                 Ok(()) => {

@@ -25,15 +25,18 @@ pub enum What {
     Change(Change),
 }
 
-/// Something about policy that changed without anybody asking for it just then.
+/// Something that changed: by itself, or by an admin's hand on the gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub kind: ChangeKind,
-    /// The source that a deployment is of, or the bundle that is enforced.
+    /// Who changed it; absent in what older versions have left.
+    #[serde(default = "Actor::system")]
+    pub actor: Actor,
+    /// The source that a deployment is of, the bundle that is enforced, the user whose sessions were ended.
     pub target: Arc<str>,
     /// For people.
     pub message: Arc<str>,
-    /// Reads are deployed, or the bundle is enforced.
+    /// Reads are deployed, the bundle is enforced, or what was asked for was done.
     pub good: bool,
     /// What else is worth finding again, by name; few and short.
     pub facts: BTreeMap<Arc<str>, Arc<str>>,
@@ -45,6 +48,10 @@ pub enum ChangeKind {
     Deployment,
     /// Every OPA enforces a bundle.
     Enforcement,
+    /// A source was paused or resumed.
+    Tap,
+    /// Sessions were ended.
+    Sessions,
 }
 
 /// One run of the loop, from its trigger to its outcome.
@@ -73,6 +80,12 @@ pub enum Actor {
     System,
     /// An admin: `preferred_username` and `sub` of their token.
     Admin { name: Arc<str>, subject: Arc<str> },
+}
+
+impl Actor {
+    fn system() -> Self {
+        Actor::System
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -97,6 +97,13 @@ fn base(
     }
 }
 
+fn user(actor: &Actor) -> Value {
+    match actor {
+        Actor::System => json!({"name": SYSTEM, "type_id": 3}),
+        Actor::Admin { name, subject } => json!({"name": &**name, "uid": &**subject, "type_id": 2}),
+    }
+}
+
 fn policy_run(event: &Event, run: &PolicyRun, style: Style) -> Vec<String> {
     let class = match style.run_class {
         RunClass::DataAccessManagement => Class {
@@ -127,10 +134,7 @@ fn policy_run(event: &Event, run: &PolicyRun, style: Style) -> Vec<String> {
             (status, Severity::Low, Some("interrupted"), format!("policy sync: was interrupted; {outcome}"))
         }
     };
-    let user = match &run.actor {
-        Actor::System => json!({"name": SYSTEM, "type_id": 3}),
-        Actor::Admin { name, subject } => json!({"name": &**name, "uid": &**subject, "type_id": 2}),
-    };
+    let user = user(&run.actor);
     let head = |part: usize, parts: usize| {
         let mut map = base(event, "akko-policy-sync", &class, severity, message.clone());
         map.insert("status_id".into(), status.into());
@@ -251,9 +255,11 @@ fn change(event: &Event, change: &Change) -> Map<String, Value> {
     let kind = match change.kind {
         ChangeKind::Deployment => "Deployment",
         ChangeKind::Enforcement => "Policy bundle",
+        ChangeKind::Tap => "Source",
+        ChangeKind::Sessions => "Sessions",
     };
     map.insert("status_id".into(), if change.good { 1 } else { 2 }.into());
-    map.insert("actor".into(), json!({"user": {"name": SYSTEM, "type_id": 3}}));
+    map.insert("actor".into(), json!({"user": user(&change.actor)}));
     map.insert("entity".into(), json!({"name": &*change.target, "type": kind, "type_id": 99}));
     let facts: Map<String, Value> =
         change.facts.iter().map(|(name, value)| (name.to_string(), (**value).into())).collect();

@@ -41,6 +41,8 @@ pub struct Config {
 pub struct Gateway {
     pub listen: Vec<SocketAddr>,
     pub max_clients: usize,
+    /// Sessions of one client user, over all sources; absent: as many as like.
+    pub max_clients_per_user: Option<usize>,
     /// How long running statements may finish after SIGTERM.
     pub drain_timeout: Duration,
     /// From accept to ReadyForQuery.
@@ -134,6 +136,8 @@ pub struct Source {
     pub access: Vec<AccessRule>,
     pub engine: Option<Engine>,
     pub pool: PoolSection,
+    /// Sessions of clients on this source; absent: as many as like.
+    pub max_clients: Option<usize>,
     /// By the gateway's own clock; zero: none.
     pub statement_timeout: Duration,
     /// Pinned at the source; zero: none.

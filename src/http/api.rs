@@ -68,7 +68,8 @@ pub(super) async fn status(State(parts): State<Parts>, headers: HeaderMap) -> Re
             };
             let document = DocumentView::of(&parts.document.status().borrow());
             let policy = PolicyStatus::of(&parts.deployments.borrow());
-            Ok(as_json(&StatusView { sync, document, policy }))
+            let sources_paused = parts.tap.paused();
+            Ok(as_json(&StatusView { sync, document, policy, sources_paused }))
         }
         .await,
     )

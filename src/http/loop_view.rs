@@ -134,7 +134,7 @@ fn change(change: &Change) -> Value {
     })
 }
 
-/// How loop and document stand.
+/// How loop and document stand, and what is shut.
 #[derive(Serialize)]
 pub(super) struct StatusView {
     #[serde(flatten)]
@@ -142,6 +142,8 @@ pub(super) struct StatusView {
     pub document: Option<DocumentView>,
     /// How the configuration policies stand; `null`: there are none.
     pub policy: Option<PolicyStatus>,
+    /// The sources that an administrator has paused.
+    pub sources_paused: Vec<String>,
 }
 
 /// How the policy document stands, without the place where it is kept.

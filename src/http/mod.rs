@@ -1,7 +1,8 @@
 //! Health, metrics and the API.
 //!
-//! Invariant: this room sees handles and receivers only: nothing here can reach a source or a
-//! session, and nothing it answers names a host, a login at a source or a secret.
+//! Invariant: this room sees handles and receivers only: all that it can do to a source or a session is to
+//! pause the one and to tell the other to go, and nothing it answers names a host, a login at a source or a
+//! secret.
 
 mod api;
 mod brisk;
@@ -16,6 +17,7 @@ mod peer;
 mod problem;
 mod readiness;
 mod server;
+mod tap;
 
 pub use api::{description, no_bundle, no_loop, open_door};
 pub use deployments::{Asker, DeploymentView, DeploymentsView, PolicyFault, no_policies};
@@ -26,3 +28,4 @@ pub use opa::{BundleFault, OpaView, ProbeResult, ProofBook, Served};
 pub use peer::acceptor;
 pub use readiness::{Readiness, Reason};
 pub use server::{Parts, router, serve};
+pub use tap::{TapView, no_tap};

@@ -40,6 +40,7 @@ use crate::http::opa::{self, OpaView};
 use crate::http::peer::{self, PeerName};
 use crate::http::problem::{Problem, json};
 use crate::http::readiness::Readiness;
+use crate::http::tap::{self, GateView, TapView};
 use crate::metrics::Metrics;
 use crate::status::{CatalogueStatus, Fault, GatewayStatus, Phase, Reach, SourceStatus};
 use crate::sync::reader::DocumentHandle;
@@ -76,6 +77,8 @@ pub struct Parts {
     pub opa: watch::Receiver<Option<OpaView>>,
     /// What the configuration policies decide.
     pub deployments: watch::Receiver<DeploymentsView>,
+    /// The sources' gates and the sessions' roll.
+    pub tap: TapView,
 }
 
 /// Every path that is served.
@@ -85,6 +88,9 @@ pub fn router(parts: Parts) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/v1/sources", get(sources))
+        .route("/api/v1/sources/{name}/pause", post(tap::pause))
+        .route("/api/v1/sources/{name}/resume", post(tap::resume))
+        .route("/api/v1/clients", get(tap::clients).delete(tap::end))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/config", get(api::config))
         .route("/api/v1/masks", get(masks::masks))
@@ -230,6 +236,11 @@ const POSTED: &[&str] =
     &["/api/v1/policy/eval", "/api/v1/sync", "/api/v1/sync/rollback", "/hooks/openmetadata"];
 const WITH_RUN: &[&str] = &["/api/v1/sync", "/api/v1/sync/plan", "/api/v1/sync/rollback"];
 
+/// A hand on the tap of a source.
+fn is_tap(path: &str) -> bool {
+    path.strip_prefix("/api/v1/sources/").is_some_and(|rest| rest.contains('/'))
+}
+
 /// OPA's, with or without a partition.
 fn is_report(path: &str) -> bool {
     path.strip_prefix("/opa/status").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -248,7 +259,7 @@ async fn bounded(request: Request, next: Next) -> Result<Response, Infallible> {
         refusal.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
         return Ok(refusal);
     }
-    let patience = if WITH_RUN.contains(&path) {
+    let patience = if WITH_RUN.contains(&path) || is_tap(path) {
         RUN_PATIENCE + REQUEST_TIMEOUT
     } else if path.starts_with("/opa/bundles/") {
         opa::WAIT + REQUEST_TIMEOUT
@@ -262,8 +273,12 @@ async fn bounded(request: Request, next: Next) -> Result<Response, Infallible> {
 /// RFC 9110, section 15.5.6: a 405 names what is allowed.
 async fn method_not_allowed(request: Request) -> Response {
     let path = request.uri().path();
-    let changes = POSTED.contains(&path) || is_report(path);
-    let allowed = if changes { "POST" } else { "GET, HEAD" };
+    let changes = POSTED.contains(&path) || is_report(path) || is_tap(path);
+    let allowed = match path {
+        "/api/v1/clients" => "GET, HEAD, DELETE",
+        _ if changes => "POST",
+        _ => "GET, HEAD",
+    };
     let mut answer = Problem::new(StatusCode::METHOD_NOT_ALLOWED).into_response();
     answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
     answer
@@ -310,6 +325,9 @@ struct SourceView<'s> {
     catalogue: Option<&'s CatalogueStatus>,
     catalogue_fault: Option<Fault>,
     sessions: usize,
+    /// Whether an administrator has paused it.
+    #[serde(flatten)]
+    gate: GateView,
     /// What the configuration policies decide, for each workload; `null` without policies.
     deployments: Option<Vec<DeploymentView>>,
 }
@@ -321,7 +339,7 @@ struct Badge {
 }
 
 impl<'s> SourceView<'s> {
-    fn new(source: &'s SourceStatus, deployments: &DeploymentsView) -> Self {
+    fn new(source: &'s SourceStatus, deployments: &DeploymentsView, tap: &TapView) -> Self {
         Self {
             name: &source.name,
             read_only: source.read_only,
@@ -334,6 +352,7 @@ impl<'s> SourceView<'s> {
             catalogue: source.catalogue.as_ref(),
             catalogue_fault: source.catalogue_fault,
             sessions: source.sessions.get(),
+            gate: tap.of(&source.name),
             deployments: deployments
                 .enabled
                 .then(|| deployments.sources.get(&source.name).cloned().unwrap_or_default()),
@@ -348,7 +367,8 @@ async fn sources(State(parts): State<Parts>, headers: HeaderMap) -> Response {
     // A copy, so that nothing is held while it is written out.
     let status = parts.status.borrow().clone();
     let deployments = parts.deployments.borrow().clone();
-    let sources = status.sources.iter().map(|source| SourceView::new(source, &deployments)).collect();
+    let sources =
+        status.sources.iter().map(|source| SourceView::new(source, &deployments, &parts.tap)).collect();
     as_json(&Sources { phase: status.phase, sources })
 }
 

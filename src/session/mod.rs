@@ -7,10 +7,12 @@ mod aside;
 mod cancel;
 mod clock;
 mod drain;
+mod gate;
 mod judge;
 mod limits;
 mod prepared;
 mod relay;
+mod roll;
 mod ruling;
 mod scram;
 mod startup;
@@ -26,16 +28,18 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use aside::{Aside, AsideMetrics};
-pub use cancel::Cancels;
+pub use cancel::{Asked, CancelAt, Cancels, Landing, Registration, Released};
 pub use drain::Drain;
+pub use gate::{Gate, Gates, Overdue, Pass, Standing};
 pub use judge::{Judge, Snapshot, Who};
 pub use limits::{Restraints, Watch, Works};
 pub use relay::{End, Parts, Relay, SharedParts, Timeouts};
+pub use roll::{Full, Member, Most, Roll, Seat, Whose};
 pub use ruling::{Ruling, Rulings, Why};
 pub use startup::ClientStream;
 pub use throttle::Throttle;
@@ -52,6 +56,8 @@ use crate::tls::common_name;
 use crate::upstream::{Backend, Lease, OpenError, Opening, Pool, PoolError, Settings, Source};
 use crate::wire::startup::Startup;
 use crate::wire::{BufferPool, ClientError, backend};
+use clock::Patience;
+use gate::Doorway;
 use startup::{Greeted, Passwords, Relayed, StartupEnd, greet, negotiation};
 
 /// How long a session waits for the function catalogue of a source that was not asked yet.
@@ -71,6 +77,7 @@ pub struct Shared {
 /// What outlives a reload.
 pub struct Keepsakes {
     pub cancels: Arc<Cancels>,
+    pub roll: Arc<Roll>,
     pub throttle: Throttle,
     pub metrics: Arc<Metrics>,
     pub verdicts: Arc<VerdictCache>,
@@ -95,6 +102,8 @@ pub struct OpenSource {
     pub failures: watch::Receiver<Option<Fault>>,
     /// Asks for the catalogue to be loaded anew.
     pub stale: Arc<Notify>,
+    /// Whether anything may begin there.
+    pub gate: Gate,
     pub metrics: SourceMetrics,
     pub reporter: SourceReporter,
     /// What the limits of the source count.
@@ -172,6 +181,10 @@ fn shutting_down() -> ClientError {
     ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "the gateway is shutting down")
 }
 
+fn ended() -> ClientError {
+    ClientError::fatal(SqlState::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+}
+
 /// Ends with the word to drain.
 async fn told_to_drain(mut drain: watch::Receiver<Drain>) {
     if drain.wait_for(|word| *word != Drain::Not).await.is_err() {
@@ -180,12 +193,14 @@ async fn told_to_drain(mut drain: watch::Receiver<Drain>) {
 }
 
 /// Passes the word to drain on to one session, and says it to that session alone when a reload has
-/// taken its source, or its access to it, or a policy its reads. Never ends by itself.
+/// taken its source, or its access to it, or a policy its reads, or an administrator wants it gone. Never
+/// ends by itself.
 async fn watch_over(
     word: watch::Sender<Drain>,
     mut drain: watch::Receiver<Drain>,
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     mut rulings: watch::Receiver<Arc<Rulings>>,
+    mut go: oneshot::Receiver<()>,
     source: SourceName,
     who: Who,
 ) {
@@ -202,6 +217,14 @@ async fn watch_over(
             heard = drain.changed() => heard,
             heard = snapshots.changed() => heard,
             heard = rulings.changed() => heard,
+            gone = &mut go => match gone {
+                Ok(()) => {
+                    word.send_replace(Drain::Now);
+                    std::future::pending().await
+                }
+                // The session has left the roll: it is ending by itself.
+                Err(_) => std::future::pending().await,
+            },
         };
         if kept.is_err() {
             // Nobody keeps this source any more.
@@ -224,15 +247,18 @@ pub async fn serve<S>(
     let began = Instant::now();
     let mut slot = Some(ClientStream::Plain(stream));
     let mut waiting = None;
+    let patience = Patience::new(shared.gateway.startup_timeout);
+    let (told_to_go, mut go) = oneshot::channel();
     let begun = tokio::select! {
-        begun = begin(&mut slot, &mut waiting, address, &shared, &kept) => {
-            begun.unwrap_or_else(|Overdue| Err(too_long(waiting)))
-        }
+        biased;
+        begun = begin(&mut slot, &mut waiting, address, &shared, &kept, &patience, told_to_go) => Some(begun),
+        () = patience.over() => None,
+        Ok(()) = &mut go => Some(Err(StartupEnd::Refused(StartupFailure::Ended, ended()))),
         () = told_to_drain(kept.drain.clone()) => {
-            Err(StartupEnd::Refused(StartupFailure::Shutdown, shutting_down()))
+            Some(Err(StartupEnd::Refused(StartupFailure::Shutdown, shutting_down())))
         }
     };
-    let begun = match begun {
+    let begun = match begun.unwrap_or_else(|| Err(too_long(waiting))) {
         Ok(Some(begun)) => begun,
         Ok(None) => return,
         Err(end) => {
@@ -249,7 +275,23 @@ pub async fn serve<S>(
     };
     let Some(stream) = slot else { return };
     kept.metrics.established();
-    let Begun { open, backend, shared: shares, who, snapshot, name_prefix, registration, settings } = begun;
+    let Begun {
+        open,
+        backend,
+        shared: shares,
+        who,
+        snapshot,
+        name_prefix,
+        registration,
+        settings,
+        seat,
+        early,
+    } = begun;
+    let asked = match (&registration, &shares) {
+        (Some(registration), _) => registration.asked(),
+        (None, Some(shares)) => shares.registration.asked(),
+        (None, None) => Arc::default(),
+    };
     let _session = open.reporter.session();
     let config = Arc::clone(&snapshot.config);
     let user = who.user.clone();
@@ -257,7 +299,7 @@ pub async fn serve<S>(
     let (word, drain) = watch::channel(*kept.drain.borrow());
     let (snapshots, rulings) = (open.snapshots.clone(), kept.rulings.clone());
     let watch_over =
-        watch_over(word, kept.drain.clone(), snapshots, rulings, config.name.clone(), who.clone());
+        watch_over(word, kept.drain.clone(), snapshots, rulings, go, config.name.clone(), who.clone());
     let _watched = AbortOnDropHandle::new(tokio::spawn(watch_over));
     let voice = kept.trail.as_ref().map(|trail| trail::Voice {
         trail: Arc::clone(trail),
@@ -279,6 +321,7 @@ pub async fn serve<S>(
     .with_rulings(kept.rulings.clone());
     let relay = Relay::new(Parts {
         client: stream,
+        early,
         client_buffers: buffers.client,
         lease: Lease::new(buffers.source),
         backend,
@@ -288,6 +331,7 @@ pub async fn serve<S>(
         works,
         limits: shared.gateway.limits.clone(),
         drain,
+        doorway: Doorway::new(open.gate.clone(), config.pool.wait, asked),
         timeouts: Timeouts {
             statement: config.statement_timeout,
             idle_in_transaction: config.idle_in_transaction_timeout,
@@ -299,8 +343,9 @@ pub async fn serve<S>(
     // A session under way does not keep an older configuration alive.
     drop(shared);
     let end = relay.run().await;
-    // Before anybody can read that the session ended, its key is nobody's.
+    // Before anybody can read that the session ended, its key is nobody's, and its place is free.
     drop(registration);
+    drop(seat);
     match &end {
         End::Client | End::ClientGone => {
             tracing::info!(source = %config.name, %user, %address, lasted = ?began.elapsed(), ?end, "session ended");
@@ -327,9 +372,12 @@ struct Begun {
     snapshot: Arc<Snapshot>,
     name_prefix: String,
     /// Of a session that is not shared.
-    registration: Option<cancel::Registration>,
+    registration: Option<Registration>,
     /// The session's own settings at its start, but for application_name.
     settings: Settings,
+    seat: Seat,
+    /// What the client has said before it was asked.
+    early: BytesMut,
 }
 
 /// A client that is known and may use a source.
@@ -339,10 +387,13 @@ struct Known {
     settings: Settings,
     who: Who,
     snapshot: Arc<Snapshot>,
+    seat: Option<Seat>,
+    /// Where it has no seat yet: what tells it to go.
+    go: Option<oneshot::Sender<()>>,
+    early: BytesMut,
+    /// Opening a session counts as something under way.
+    pass: Pass,
 }
-
-/// A part of the startup did not end in time.
-struct Overdue;
 
 /// `startup_timeout` is over; `waiting`: for that source, not for the client.
 fn too_long(waiting: Option<OpenSource>) -> StartupEnd {
@@ -369,23 +420,16 @@ async fn begin<S: AsyncRead + AsyncWrite + Unpin + Send>(
     address: SocketAddr,
     shared: &Shared,
     kept: &Keepsakes,
-) -> Result<Result<Option<Begun>, StartupEnd>, Overdue> {
-    let limit = shared.gateway.startup_timeout;
-    let known = timeout(limit, introduce(slot, waiting, address, shared, kept)).await.map_err(|_| Overdue)?;
-    let known = match known {
-        Ok(Some(known)) => known,
-        Ok(None) => return Ok(Ok(None)),
-        Err(end) => return Ok(Err(end)),
-    };
-    // Who waits for a session waits in a queue, which has a bound of its own.
-    let limit = match shared.gateway.auth {
-        Auth::Relay => limit,
-        Auth::Scram { .. } | Auth::Trust => limit + known.open.source.config().pool.wait,
+    patience: &Patience,
+    go: oneshot::Sender<()>,
+) -> Result<Option<Begun>, StartupEnd> {
+    let Some(known) = introduce(slot, waiting, address, shared, kept, patience, go).await? else {
+        return Ok(None);
     };
     let Some(stream) = slot else {
-        return Ok(Err(StartupEnd::Broken(StartupFailure::Internal, "no stream".to_owned())));
+        return Err(StartupEnd::Broken(StartupFailure::Internal, "no stream".to_owned()));
     };
-    timeout(limit, open_session(stream, waiting, known, shared, kept)).await.map_err(|_| Overdue)
+    open_session(stream, waiting, known, shared, kept, patience).await
 }
 
 /// Who it is, and what it may use.
@@ -395,6 +439,8 @@ async fn introduce<S: AsyncRead + AsyncWrite + Unpin + Send>(
     address: SocketAddr,
     shared: &Shared,
     kept: &Keepsakes,
+    patience: &Patience,
+    go: oneshot::Sender<()>,
 ) -> Result<Option<Known>, StartupEnd> {
     let startup = match greet(slot, shared.tls.as_ref()).await? {
         Greeted::Startup(startup) => startup,
@@ -444,6 +490,28 @@ async fn introduce<S: AsyncRead + AsyncWrite + Unpin + Send>(
     };
     let open = find(shared, database, &user, address.ip(), certified)?;
     let settings = startup_settings(&startup)?;
+    // Whose login the source judges is not known yet: strangers would take the places of those they name.
+    let relayed = matches!(shared.gateway.auth, Auth::Relay);
+    let (mut go, mut seat) = (Some(go), None);
+    if !relayed && let Some(go) = go.take() {
+        seat = Some(sit(kept, shared, open, &user, address, go)?);
+    }
+    let mut early = BytesMut::new();
+    // Until the client has its session, opening it counts as something under way.
+    let pass = match open.gate.try_pass() {
+        Some(pass) => pass,
+        None => {
+            let _stopped = patience.stop();
+            let passed = tokio::select! {
+                passed = open.gate.pass(open.source.config().pool.wait) => passed,
+                end = stream.gone(&mut early), if !relayed => return Err(end),
+            };
+            passed.map_err(|Overdue| {
+                let told = ClientError { severity: crate::wire::Severity::Fatal, ..open.gate.overdue() };
+                StartupEnd::Refused(StartupFailure::Paused, told)
+            })?
+        }
+    };
     *waiting = Some(open.clone());
     let snapshot = snapshot(open).await?;
     *waiting = None;
@@ -452,7 +520,8 @@ async fn introduce<S: AsyncRead + AsyncWrite + Unpin + Send>(
         return Err(StartupEnd::Refused(StartupFailure::Policy, error));
     }
     let open = open.clone();
-    Ok(Some(Known { startup, open, settings, who: Who { user, address, certified }, snapshot }))
+    let who = Who { user, address, certified };
+    Ok(Some(Known { startup, open, settings, who, snapshot, seat, go, early, pass }))
 }
 
 /// A session for a client that is known, or a place among those that share some.
@@ -462,8 +531,9 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
     known: Known,
     shared: &Shared,
     kept: &Keepsakes,
+    patience: &Patience,
 ) -> Result<Option<Begun>, StartupEnd> {
-    let Known { startup, open, settings, who, snapshot } = known;
+    let Known { startup, open, settings, who, snapshot, seat, go, mut early, pass: _pass } = known;
     let user = &who.user;
     let mode = if snapshot.config.is_writer(user) { Mode::ReadWrite } else { Mode::ReadOnly };
     let name_prefix = format!("fedgate/{user}");
@@ -484,7 +554,7 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
         let transactions = open.pool.mode() == PoolMode::Transaction;
         match open.pool.parameters(&key).filter(|_| transactions) {
             Some(parameters) => (None, parameters, Some(key)),
-            None => match open.pool.lease(&key, user).await {
+            None => match leased(&open, &key, user, stream, &mut early, patience).await? {
                 Ok(backend) => {
                     let parameters = Arc::clone(&backend.parameters);
                     (Some(backend), parameters, Some(key))
@@ -496,7 +566,7 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
         let room = match shared.gateway.auth {
             // Clients with logins of their own are as many as the gateway lets in.
             Auth::Relay => None,
-            Auth::Scram { .. } | Auth::Trust => match open.pool.slot(user).await {
+            Auth::Scram { .. } | Auth::Trust => match open.pool.slot(user, || patience.stop()).await {
                 Ok(slot) => Some(slot),
                 Err(error) => return Err(no_session(&open, stream, error).await),
             },
@@ -538,18 +608,23 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
         (Some(backend), parameters, None)
     };
     *waiting = None;
+    let seat = match (seat, go) {
+        (Some(seat), _) => seat,
+        (None, Some(go)) => sit(kept, shared, &open, user, who.address, go)?,
+        (None, None) => return Err(StartupEnd::Broken(StartupFailure::Internal, "no seat".to_owned())),
+    };
     open.metrics.up(true);
     let version = told.iter().find(|(name, _)| name == "server_version");
     open.reporter.up(version.map(|(_, value)| value.as_str()).unwrap_or_default());
 
-    let registration = kept.cancels.register(startup.version, Arc::clone(&open.source));
+    let registration = kept.cancels.register(startup.version);
     let mut out = BytesMut::new();
     backend::authentication_ok(&mut out);
     for (name, value) in told.iter() {
         let value = if name == "application_name" { client_name.unwrap_or_default() } else { value };
         backend::parameter_status(name, value, &mut out);
     }
-    backend::backend_key_data(registration.pid, &registration.secret, &mut out);
+    backend::backend_key_data(registration.pid, registration.secret(), &mut out);
     for notice in backend.iter().flat_map(|backend| &backend.notices) {
         out.extend_from_slice(notice);
     }
@@ -557,7 +632,8 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let (backend, parts, registration) = match key {
         None => {
             if let Some(backend) = &backend {
-                registration.attach(backend.cancel.clone());
+                let target = backend.cancel.clone();
+                registration.lease(Arc::new(CancelAt { source: Arc::clone(&open.source), target }));
             }
             (backend, None, Some(registration))
         }
@@ -576,7 +652,53 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
     };
     stream.write_all(&out).await?;
     stream.flush().await?;
-    Ok(Some(Begun { open, backend, shared: parts, who, snapshot, name_prefix, registration, settings: own }))
+    Ok(Some(Begun {
+        open,
+        backend,
+        shared: parts,
+        who,
+        snapshot,
+        name_prefix,
+        registration,
+        settings: own,
+        seat,
+        early,
+    }))
+}
+
+/// A session of the pool, in turn; the wait is not the client's doing, and it may leave meanwhile.
+async fn leased<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    open: &OpenSource,
+    key: &Arc<Settings>,
+    user: &ClientUser,
+    stream: &mut ClientStream<S>,
+    early: &mut BytesMut,
+    patience: &Patience,
+) -> Result<Result<Box<Backend>, PoolError>, StartupEnd> {
+    tokio::select! {
+        leased = open.pool.lease(key, user, || patience.stop()) => Ok(leased),
+        end = stream.gone(early) => Err(end),
+    }
+}
+
+/// A seat among those of its user and of the source.
+fn sit(
+    kept: &Keepsakes,
+    shared: &Shared,
+    open: &OpenSource,
+    user: &ClientUser,
+    address: SocketAddr,
+    go: oneshot::Sender<()>,
+) -> Result<Seat, StartupEnd> {
+    let config = open.source.config();
+    let most = Most { of_user: shared.gateway.max_clients_per_user, of_source: config.max_clients };
+    kept.roll.sit(user, &config.name, address, most, go).map_err(|full| {
+        let reason = match full {
+            Full::User(..) => StartupFailure::UserLimit,
+            Full::Source(..) => StartupFailure::SourceLimit,
+        };
+        StartupEnd::Refused(reason, full.error())
+    })
 }
 
 /// Logs why the pool gave no session, and gives what the client may know.

@@ -39,6 +39,9 @@ const LONGEST_ANSWER: usize = 10_000;
 /// Bytes of a client that is told goodbye that are still taken.
 const MOST_UNREAD: usize = 64 * 1024;
 
+/// Bytes of a client that waits that are read ahead; clients say nothing before they are let in.
+const MOST_EARLY: usize = 1024;
+
 /// A client's connection, encrypted or not.
 pub enum ClientStream<S> {
     Plain(S),
@@ -342,6 +345,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ClientStream<S> {
             ClientStream::Plain(_) => None,
             ClientStream::Tls(stream) => stream.get_ref().1.peer_certificates()?.first(),
         }
+    }
+
+    /// Ends when the client has gone while it waits; what it says meanwhile is kept in `early`, up to a bound.
+    pub async fn gone(&mut self, early: &mut BytesMut) -> StartupEnd {
+        while early.len() < MOST_EARLY {
+            early.reserve(256);
+            // Cancelled, it has read nothing.
+            match self.read_buf(early).await {
+                Ok(0) => {
+                    return StartupEnd::Broken(
+                        StartupFailure::Disconnected,
+                        "gone while it waited".to_owned(),
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => return error.into(),
+            }
+        }
+        // Who has said so much is not asked whether it is there.
+        std::future::pending().await
     }
 
     /// Whether bytes are there that nobody asked for yet. One of them is lost, so only an error may follow.

@@ -55,7 +55,7 @@ pub(super) fn client_config(
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // PostgreSQL resumes no sessions; a cache would only grow.
+    // PostgreSQL resumes no sessions (it turns tickets and its session cache off); a cache here would only grow.
     config.resumption = Resumption::disabled();
     Ok(Some(Arc::new(config)))
 }

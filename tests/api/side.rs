@@ -149,6 +149,7 @@ pub async fn start(door: Door) -> Side {
         sync: seen,
         opa: fedgate::http::no_bundle(),
         deployments: fedgate::http::no_policies(),
+        tap: fedgate::http::no_tap(),
     };
     tokio::spawn(serve(listener, None, parts, async {
         let _ = stop.await;

@@ -135,6 +135,15 @@ async fn tokens() {
         assert_eq!(answer.status, *read, "{note}: {answer:?}");
         let answer = side.bearer("POST", "/api/v1/sync", token).await;
         assert_eq!(answer.status, *change, "{note}: {answer:?}");
+        for (method, path, done) in [
+            ("POST", "/api/v1/sources/nobody/pause", 404),
+            ("POST", "/api/v1/sources/nobody/resume", 404),
+            ("GET", "/api/v1/clients", 200),
+            ("DELETE", "/api/v1/clients?user=nobody", 200),
+        ] {
+            let status = side.bearer(method, path, token).await.status;
+            assert_eq!(status, if *change == 200 { done } else { *change }, "{note}: {method} {path}");
+        }
         // A header that is too long is refused before anybody reads it.
         if ![200, 431].contains(&answer.status) {
             assert!(answer.head.contains("content-type: application/problem+json"), "{note}");
@@ -144,7 +153,7 @@ async fn tokens() {
         }
     }
     let refused = cases.iter().filter(|(_, _, _, change, _)| *change == 403).count();
-    assert_eq!(side.metric("fedgate_http_refusals_total{reason=\"role\"}"), refused as f64);
+    assert_eq!(side.metric("fedgate_http_refusals_total{reason=\"role\"}"), (5 * refused) as f64);
 
     // Other ways to write, or not to write, the header.
     let headers: &[(&[(&str, &str)], u16)] = &[

@@ -32,8 +32,8 @@ const COMMAND_MAY_DIFFER: &[&str] = &[
 ];
 /// Longest run of one client program, in seconds.
 const PATIENCE: u32 = 420;
-const USER: &str = "analyst";
-const PASSWORD: &str = "the analyst's password";
+pub const USER: &str = "analyst";
+pub const PASSWORD: &str = "the analyst's password";
 
 /// What a client program printed, step by step.
 #[derive(Debug)]
@@ -163,6 +163,21 @@ pub struct Endpoint<'a> {
     pub port: u16,
     pub user: &'a str,
     pub password: &'a str,
+}
+
+/// The program as it is run, but for what a whole run needs besides.
+pub fn command(program: &Program, endpoint: Endpoint<'_>) -> Command {
+    let mut command = Command::new("timeout");
+    command
+        .args(["-k", "15", &PATIENCE.to_string()])
+        .args(program.command())
+        .env("PGHOST", endpoint.host)
+        .env("PGPORT", endpoint.port.to_string())
+        .env("PGUSER", endpoint.user)
+        .env("PGPASSWORD", endpoint.password)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null());
+    command
 }
 
 /// Runs the program to its end and gives what it printed.

@@ -87,8 +87,7 @@ fn loopback(port: u16) -> SocketAddr {
 /// A configuration for a source behind `hosts`.
 pub fn setup(hosts: &str, role: &str, mode: &str, plan: Plan) -> Setup {
     let Plan { gateway, source, sections, pool } = plan;
-    let pool =
-        if pool.is_empty() { format!(", size = {POOL}") } else { pool.to_owned() };
+    let pool = if pool.is_empty() { format!(", size = {POOL}") } else { pool.to_owned() };
     let drain = if gateway.contains("drain_timeout") { "" } else { "drain_timeout = \"10s\"" };
     let toml = format!(
         r#"

@@ -14,7 +14,8 @@ use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
-pub use crate::support::certificates::client_tls;
+#[allow(unused_imports, reason = "each test crate uses its own part of this")]
+pub use crate::support::certificates::{client_tls, client_tls_of};
 
 /// Long enough for any step on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -336,6 +337,14 @@ impl Raw {
         self.send(&ssl_request());
         assert_eq!(self.byte(), Some(b'S'));
         self.tls(config)
+    }
+
+    /// How TLS was agreed on.
+    pub fn handshake_kind(&self) -> Option<rustls::HandshakeKind> {
+        match &self.stream {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => stream.conn.handshake_kind(),
+        }
     }
 
     /// Hash of the server's certificate, on TLS.

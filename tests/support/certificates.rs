@@ -73,11 +73,21 @@ fn common_name(name: &str) -> DistinguishedName {
 
 /// A client's side of TLS, which trusts `ca`.
 pub fn client_tls(ca: &str, alpn: &[&str], identity: Option<&Pair>) -> Arc<ClientConfig> {
+    client_tls_of(rustls::ALL_VERSIONS, ca, alpn, identity)
+}
+
+/// As `client_tls`, of these versions alone.
+pub fn client_tls_of(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    ca: &str,
+    alpn: &[&str],
+    identity: Option<&Pair>,
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots);
     let mut config = match identity {

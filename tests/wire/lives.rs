@@ -119,6 +119,46 @@ fn a_statement_takes_no_longer_than_the_gateway_says() {
     );
     raw.write(&message("S"));
     assert_eq!(brief(&raw.read_until(b"Z", 1)), ["1", "2", "E 57014", "Z I"]);
+    // Whatever a client sets, in whatever way, each time in front of the same statement.
+    for set in [
+        "SELECT set_config('statement_timeout', '0', false)",
+        "SET LOCAL statement_timeout = '1h'",
+        "BEGIN; SET LOCAL statement_timeout = 0; COMMIT",
+        "RESET statement_timeout",
+        "RESET ALL",
+    ] {
+        raw.query(set);
+        assert_eq!(raw.query(SLOW), ["T count", "E 57014", "Z I"], "{set}");
+    }
+    let whom = visitor(&gateway).with("options", "-c statement_timeout=0");
+    let (mut other, _) = whom.connect();
+    assert_eq!(other.query(SLOW), ["T count", "E 57014", "Z I"]);
+    // In a pipeline: what belongs to it is passed over, and what is behind its Sync is not.
+    let statement =
+        |sql: &str| [&format!("P \"\" \"{sql}\"")[..], "B \"\" \"\"", "E \"\" 0"].map(message).concat();
+    let set = statement("SET statement_timeout = 0");
+    let sync = message("S");
+    raw.write(&[set.clone(), statement(SLOW), statement("SELECT 1"), sync.clone()].concat());
+    raw.write(&[statement("SELECT 2"), sync.clone(), set, sync.clone(), statement(SLOW), sync].concat());
+    let answers = brief(&raw.read_until(b"Z", 4));
+    let answers = answers.join(", ");
+    let wanted =
+        "1, 2, C SET, 1, 2, E 57014, Z I, 1, 2, D 2, C SELECT 1, Z I, 1, 2, C SET, Z I, 1, 2, E 57014, Z I";
+    assert_eq!(answers, wanted);
+    // In a Query of several statements each has its own time, as by PostgreSQL's own time-out.
+    assert_eq!(
+        raw.query(&format!("SELECT 1; {SLOW}; SELECT 2")),
+        ["T ?column?", "D 1", "C SELECT 1", "T count", "E 57014", "Z I"]
+    );
+    // Many in one pipeline are not one long one, either.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1500) {
+        let some: Vec<u8> = (0..100).flat_map(|_| [statement("SELECT 1"), message("S")].concat()).collect();
+        raw.write(&some);
+        raw.write(&some);
+        let answers = raw.read_until(b"Z", 200);
+        assert!(answers.iter().all(|answer| answer.kind != b'E'), "{:?}", brief(&answers));
+    }
     // Statements one after the other are not one long one.
     let began = Instant::now();
     while began.elapsed() < Duration::from_millis(1500) {
@@ -135,6 +175,25 @@ fn an_idle_transaction_ends() {
     raw.query("BEGIN");
     assert_eq!(brief(&raw.read_until(b"Z", 1)), ["E FATAL 25P03"]);
     wait_until_gone(&source);
+    // By extended messages; in a block that has failed; in the one that a pipeline opens and no Sync ends.
+    for (steps, answers) in [
+        (&["P \"\" \"BEGIN\"", "B \"\" \"\"", "E \"\" 0", "S"][..], &["1", "2", "C BEGIN", "Z T"][..]),
+        (&["Q \"BEGIN; SELECT 1/0\""], &["C BEGIN", "E 22012", "Z E"]),
+        (&["P \"\" \"SELECT 1\"", "B \"\" \"\"", "E \"\" 0", "H"], &["1", "2", "D 1", "C SELECT 1"]),
+        (
+            &["Q \"BEGIN; SET idle_in_transaction_session_timeout = 0; SELECT 1\""],
+            &["C BEGIN", "C SET", "T ?column?", "D 1", "C SELECT 1", "Z T"],
+        ),
+    ] {
+        let (mut raw, _) = visitor(&gateway).connect();
+        raw.write(&steps.iter().flat_map(|step| message(step)).collect::<Vec<u8>>());
+        let mut seen = Vec::new();
+        while let Some(answer) = raw.read() {
+            seen.push(answer);
+        }
+        assert_eq!(brief(&seen), [answers, &["E FATAL 25P03"]].concat(), "{steps:?}");
+        wait_until_gone(&source);
+    }
 }
 
 #[test]

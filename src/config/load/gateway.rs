@@ -16,6 +16,9 @@ impl Loader<'_> {
     pub(super) fn gateway(&self, mut section: Section<'_, '_>, context: &mut Context) -> Option<Gateway> {
         let listen = self.listen(&mut section);
         let max_clients = section.count("max_clients", 10_000, 1, 1_000_000);
+        let max_clients_per_user = section
+            .has("max_clients_per_user")
+            .then(|| section.count("max_clients_per_user", max_clients, 1, 1_000_000));
         let drain_timeout = section.duration("drain_timeout", Duration::from_secs(30), Duration::ZERO, DAY);
         let startup_timeout = section.duration(
             "startup_timeout",
@@ -51,6 +54,7 @@ impl Loader<'_> {
         Some(Gateway {
             listen: listen.into_iter().map(|found| found.value).collect(),
             max_clients,
+            max_clients_per_user,
             drain_timeout,
             startup_timeout,
             write_timeout,

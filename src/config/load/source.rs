@@ -92,6 +92,7 @@ impl Loader<'_> {
             section.sections("access").into_iter().map(|rule| access(rule, context)).collect();
         let engine = section.section("engine").map(|engine| engine_section(engine, &access));
         let pool = pool(&mut section, context.relayed);
+        let max_clients = section.has("max_clients").then(|| section.count("max_clients", 1, 1, 1_000_000));
         section.word("on_drift", &[("alarm", true), ("refuse", false)]).into_iter().for_each(|found| {
             if !found.value {
                 section.reader.problem(&found.place, "\"refuse\" is not supported by this version");
@@ -128,6 +129,7 @@ impl Loader<'_> {
                 None => None,
             },
             pool,
+            max_clients,
             statement_timeout,
             idle_in_transaction_timeout,
             connect_timeout,

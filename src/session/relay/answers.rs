@@ -178,18 +178,18 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     readings.answered(true);
                 }
                 self.works.answered(true, true);
-                self.since = Instant::now();
+                self.statement_ended();
                 self.pass(size);
             }
             (b'C' | b'I', Some(Expect::Execute(_))) => {
                 self.tell_rows(size);
                 self.answered(true);
-                self.since = Instant::now();
+                self.statement_ended();
                 self.pass(size);
             }
             (b'C' | b'I', Some(Expect::Query(_))) => {
                 self.tell_rows(size);
-                self.since = Instant::now();
+                self.statement_ended();
                 self.pass(size);
             }
             (b'c', Some(Expect::Query(_) | Expect::Execute(_))) => self.pass(size),
@@ -223,17 +223,23 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         self.failed = false;
         self.muted = false;
         self.status = status;
-        self.since = Instant::now();
+        self.statement_ended();
         self.copy_in = None;
         let settled = self.expects.is_empty();
-        if settled && self.cancelling.as_ref().is_some_and(|cancelling| cancelling.request.is_none()) {
-            self.cancelling = None;
-        }
         if status == Status::Idle {
             self.statements.transaction_ended(settled);
         }
         self.pass(size);
         Ok(())
+    }
+
+    /// What comes next has a time of its own, and is not the one that was to be cancelled.
+    fn statement_ended(&mut self) {
+        self.since = Instant::now();
+        match &mut self.cancelling {
+            Some(cancelling) if cancelling.request.is_some() => cancelling.missed = true,
+            _ => self.cancelling = None,
+        }
     }
 
     /// CommandComplete names the rows of the statement that ends.

@@ -4,8 +4,6 @@
 //! Invariant: a session goes back only when PostgreSQL has said that it is idle and nothing of the client is left in
 //! it; whatever fails or takes too long ends the session instead.
 
-use std::task::Waker;
-
 use super::shared::Shared;
 use super::*;
 use crate::upstream::pool::UNNAMED;
@@ -30,11 +28,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return;
         }
         // A cancel request that is under way would hit whoever has the session next.
-        let sure = shared.poll_detach(&mut Context::from_waker(Waker::noop()));
+        let sure = shared.release();
         let (pool, leaves_something) = (Arc::clone(shared.pool()), shared.leaves_something());
         let unnamed = shared.is_session_mode();
         drop(shared);
-        let kept = sure == Poll::Ready(true)
+        let kept = sure
             && !lost
             && self.copy_in.is_none()
             && tokio::time::timeout(LEAVING, self.clean(leaves_something, unnamed)).await.unwrap_or(false);

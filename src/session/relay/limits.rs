@@ -223,6 +223,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             request: Some(request),
             until: Instant::now() + CANCEL_GRACE,
             why: Box::new(why),
+            missed: false,
         });
     }
 }

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::clock::Timer;
 use super::drain::{self, Drain};
+use super::gate::{Doorway, Entry};
 use super::judge::{Judge, Readiness};
 use super::limits::Works;
 use super::prepared::{Full, Leftover, Prepared, Remedy, Statements, Ticket};
@@ -153,12 +154,16 @@ enum Handled {
     Judging,
     /// There is no session at the source yet.
     Leasing,
+    /// The source is paused.
+    Paused,
     End(End),
 }
 
 /// What a relay is made of.
 pub struct Parts<C> {
     pub client: C,
+    /// What was read of it already.
+    pub early: BytesMut,
     pub client_buffers: BufferPool,
     pub lease: Lease,
     /// The session that the client begins with; none, where it is taken when there is something to send.
@@ -171,6 +176,7 @@ pub struct Parts<C> {
     pub works: Box<Works>,
     pub limits: Limits,
     pub drain: watch::Receiver<Drain>,
+    pub(super) doorway: Doorway,
     pub timeouts: Timeouts,
     /// What stands before the client's own application_name at the source.
     pub name_prefix: String,
@@ -218,6 +224,7 @@ pub struct Relay<C> {
     works: Box<Works>,
     limits: Limits,
     drain: drain::Listener,
+    doorway: Doorway,
     name_prefix: String,
     metrics: SourceMetrics,
     timeouts: Timeouts,
@@ -243,6 +250,8 @@ struct Cancelling {
     until: Instant,
     /// In the place of the source's own words when it has ended the statement.
     why: Box<ClientError>,
+    /// The statement has ended before that; others of the pipeline may run.
+    missed: bool,
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
@@ -260,10 +269,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     fn without_session(parts: Parts<C>) -> Self {
         let statements = Statements::new(&parts.limits);
+        let mut client_in = ReadBuffer::new(parts.client_buffers);
+        client_in.fill_from(&parts.early);
         let readings = parts.judge.voice_for_reads().map(|voice| Box::new(Readings::new(voice.clone())));
         Self {
             client: parts.client,
-            client_in: ReadBuffer::new(parts.client_buffers),
+            client_in,
             client_out: BytesMut::new(),
             lease: parts.lease,
             shared: parts.shared.map(|parts| Box::new(Shared::new(parts))),
@@ -285,6 +296,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             works: parts.works,
             limits: parts.limits,
             drain: drain::Listener::new(parts.drain),
+            doorway: parts.doorway,
             name_prefix: parts.name_prefix,
             metrics: parts.metrics,
             timeouts: parts.timeouts,
@@ -442,6 +454,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             if let Err(end) = self.walk_answers() {
                 return Poll::Ready(end);
             }
+            if self.at_rest() {
+                self.doorway.leave();
+            }
             // Before the client has taken the answer: another one may wait for the session.
             progress |= self.poll_part(cx);
             let written = self.written;
@@ -456,6 +471,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             if let Some(end) = self.poll_clock(cx) {
                 return Poll::Ready(end);
             }
+            progress |= self.doorway.poll(cx);
             // Room that was made since: by moving what lies in a buffer to its front, or by an answer.
             progress |= !asks_client && self.wants_client() && !self.client_in.space().is_empty();
             progress |= !asks_source && self.lease.is_attached() && !self.lease.inbound.space().is_empty();
@@ -567,7 +583,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             && request.as_mut().poll(cx).is_ready()
         {
             cancelling.request = None;
-            if self.expects.is_empty() {
+            if self.expects.is_empty() || cancelling.missed {
                 // The answer was faster.
                 self.cancelling = None;
             }

@@ -78,7 +78,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     }
                     return Ok(());
                 }
-                Handled::Judging | Handled::Leasing => return Ok(()),
+                Handled::Judging | Handled::Leasing | Handled::Paused => return Ok(()),
                 Handled::End(end) => return Err(end),
             }
         }
@@ -100,11 +100,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 self.closing = true;
                 return Ok(Handled::Done);
             }
-            b'S' => return Ok(self.handle_sync()),
+            b'S' => {
+                if let Some(handled) = self.before_work(kind, body) {
+                    return Ok(handled);
+                }
+                return Ok(self.handle_sync());
+            }
             // A writer need not wait for CopyInResponse before it sends what it copies.
             b'd' | b'c' | b'f' if self.may_copy_in() => return Ok(Handled::Wait),
             b'd' | b'c' | b'f' => return Ok(Handled::Done), // stray: PostgreSQL passes over them too
             _ => {}
+        }
+        if let Some(handled) = self.before_work(kind, body) {
+            return Ok(handled);
         }
         if self.skip != Skip::No {
             return Ok(Handled::Done);
@@ -206,6 +214,31 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Leased::Wait => Some(Handled::Leasing),
             Leased::No(error) if matches!(kind, b'Q' | b'F') => Some(self.refuse_query(name, error, true)),
             Leased::No(error) => Some(self.refuse_extended(name, error, true)),
+        }
+    }
+
+    /// Before what may begin something at the source, which may be paused; nothing: it may.
+    fn before_work(&mut self, kind: u8, body: &[u8]) -> Option<Handled> {
+        // Nothing reaches the source by these, or what they belong to has begun.
+        if self.pipeline || self.skip != Skip::No || kind == b'H' {
+            return None;
+        }
+        if !self.expects.is_empty() || self.passing > 0 {
+            // What was sent ends by itself, and shows then whether a transaction is open.
+            return self.doorway.is_paused().then_some(Handled::Paused);
+        }
+        if self.status != Status::Idle {
+            return None;
+        }
+        match self.doorway.enter() {
+            Entry::Yes => None,
+            Entry::NotYet => Some(Handled::Paused),
+            Entry::No(error) => Some(match kind {
+                b'Q' | b'F' | b'S' => self.refuse_query(OWN_NAME, error, true),
+                // A Parse without a name takes the unnamed statement with it, whatever becomes of it.
+                b'P' if body.first() == Some(&0) => self.refuse_extended(b"", error, true),
+                _ => self.refuse_extended(OWN_NAME, error, true),
+            }),
         }
     }
 

@@ -7,7 +7,7 @@
 use super::*;
 use crate::config::PoolMode;
 use crate::ids::ClientUser;
-use crate::session::cancel::Registration;
+use crate::session::cancel::{CancelAt, Landing, Registration, Released};
 use crate::session::prepared::Meaning;
 use crate::upstream::Backend;
 use crate::upstream::pool::statements::{Has, KEPT, PREFIX, Text, name};
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     told: Arc<Settings>,
     registration: Registration,
     leasing: Option<Leasing>,
+    /// The session goes back when what is on its way to it has arrived; until then it is nobody's.
+    landing: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     /// Why there is no session, until it has been said.
     refused: Option<ClientError>,
     /// Something ran that may outlive its transaction, and the source was not asked what since.
@@ -109,6 +111,7 @@ impl Shared {
             told: parts.told,
             registration: parts.registration,
             leasing: None,
+            landing: None,
             refused: None,
             dirty: false,
             pinned: false,
@@ -132,9 +135,9 @@ impl Shared {
         !self.aliases.is_empty() || self.dirty || self.pinned || self.silent || self.prepared
     }
 
-    /// Parts the client's key from the session; see [`Registration::poll_detach`].
-    pub(super) fn poll_detach(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.registration.poll_detach(cx)
+    /// Parts the client's key from the session. True: it may be another's.
+    pub(super) fn release(&self) -> bool {
+        self.landing.is_none() && matches!(self.registration.release(), Released::Clean)
     }
 }
 
@@ -147,7 +150,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     /// To be asked before anything is sent; the answer `Wait` comes true by [`Self::poll_lease`].
     pub(super) fn leased(&mut self) -> Leased {
         if self.lease.is_attached() {
-            return Leased::Yes;
+            let landing = self.shared.as_ref().is_some_and(|shared| shared.landing.is_some());
+            return if landing { Leased::Wait } else { Leased::Yes };
         }
         let Some(shared) = &mut self.shared else { return Leased::Yes };
         if let Some(error) = shared.refused.take() {
@@ -162,7 +166,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return Leased::Yes;
         }
         let (pool, key, user) = (Arc::clone(&shared.pool), Arc::clone(&shared.key), shared.user.clone());
-        shared.leasing = Some(Box::pin(async move { pool.lease(&key, &user).await }));
+        shared.registration.asked().listen(true);
+        shared.leasing = Some(Box::pin(async move { pool.lease(&key, &user, || ()).await }));
         Leased::Wait
     }
 
@@ -170,8 +175,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     pub(super) fn poll_lease(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(shared) = &mut self.shared else { return false };
         let Some(leasing) = &mut shared.leasing else { return false };
+        let asked = shared.registration.asked();
+        if asked.poll(cx) {
+            asked.listen(false);
+            shared.leasing = None;
+            let message = "canceling statement due to user request";
+            shared.refused = Some(ClientError::error(SqlState::QUERY_CANCELED, message));
+            return true;
+        }
         let Poll::Ready(leased) = leasing.as_mut().poll(cx) else { return false };
         shared.leasing = None;
+        asked.listen(false);
         match leased {
             Ok(backend) => self.attach(backend),
             Err(error) => {
@@ -195,7 +209,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     /// The session is the client's from now on.
     pub(super) fn attach(&mut self, backend: Box<Backend>) {
         if let Some(shared) = &mut self.shared {
-            shared.registration.attach(backend.cancel.clone());
+            let (source, target) = (Arc::clone(&self.source), backend.cancel.clone());
+            shared.registration.lease(Arc::new(CancelAt { source, target }));
             shared.unnamed_here = false;
         }
         self.leftover = Leftover::default();
@@ -667,6 +682,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if self.shared.is_none() || !self.lease.is_attached() || !self.may_part() {
             return false;
         }
+        if self.shared.as_ref().is_some_and(|shared| shared.landing.is_some()) {
+            return self.give_back(cx);
+        }
         if self.take_over_settings() {
             // A RESET has taken away what the client is called.
             return true;
@@ -687,13 +705,33 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if self.close_surplus() {
             return true;
         }
-        let Some(shared) = &self.shared else { return false };
-        let Poll::Ready(sure) = shared.poll_detach(cx) else { return false };
+        self.give_back(cx)
+    }
+
+    /// True: the session has gone, and something may have waited for that.
+    fn give_back(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(shared) = &mut self.shared else { return false };
+        let waited = shared.landing.is_some();
+        let clean = match &mut shared.landing {
+            Some(landing) => match landing.as_mut().poll(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(clean) => clean,
+            },
+            None => match shared.registration.release() {
+                Released::Clean => true,
+                Released::Spoilt => false,
+                Released::Wait(landing) => {
+                    shared.landing = Some(Box::pin(Landing::clean(landing)));
+                    return true;
+                }
+            },
+        };
+        shared.landing = None;
         let pool = Arc::clone(&shared.pool);
-        if let Some(backend) = self.lease.detach().filter(|_| sure) {
+        if let Some(backend) = self.lease.detach().filter(|_| clean) {
             pool.give_back(backend);
         }
-        false
+        waited
     }
 }
 

@@ -262,10 +262,12 @@ impl Pool {
     ///
     /// # Errors
     /// None became free within `pool.wait`, or none could be opened.
-    pub async fn lease(
+    /// `wait` makes what is held while it waits in the queue.
+    pub async fn lease<G>(
         self: &Arc<Self>,
         key: &Arc<Settings>,
         user: &ClientUser,
+        wait: impl Fn() -> G,
     ) -> Result<Box<Backend>, PoolError> {
         let began = Instant::now();
         loop {
@@ -275,7 +277,7 @@ impl Pool {
                     None => continue,
                 },
                 Next::Slot(slot) => slot,
-                Next::Wait(waiting) => match self.granted(waiting, began).await? {
+                Next::Wait(waiting) => match self.granted(waiting, began, &wait).await? {
                     Grant::Backend(backend) => match ready(backend) {
                         Some(backend) => return Ok(backend),
                         None => continue,
@@ -293,12 +295,16 @@ impl Pool {
     ///
     /// # Errors
     /// There was none within `pool.wait`.
-    pub async fn slot(self: &Arc<Self>, user: &ClientUser) -> Result<Slot, PoolError> {
+    pub async fn slot<G>(
+        self: &Arc<Self>,
+        user: &ClientUser,
+        wait: impl Fn() -> G,
+    ) -> Result<Slot, PoolError> {
         let began = Instant::now();
         match self.next(None, user)? {
             Next::Slot(slot) => Ok(slot),
             Next::Backend(_) => Err(PoolError::Closed),
-            Next::Wait(waiting) => match self.granted(waiting, began).await? {
+            Next::Wait(waiting) => match self.granted(waiting, began, &wait).await? {
                 Grant::Slot(slot) => Ok(slot),
                 Grant::Backend(_) => Err(PoolError::Closed),
             },
@@ -339,7 +345,13 @@ impl Pool {
         Ok(Next::Wait(Waiting { pool: self, user: user.clone(), ticket, granted }))
     }
 
-    async fn granted(&self, mut waiting: Waiting<'_>, began: Instant) -> Result<Grant, PoolError> {
+    async fn granted<G>(
+        &self,
+        mut waiting: Waiting<'_>,
+        began: Instant,
+        wait: &impl Fn() -> G,
+    ) -> Result<Grant, PoolError> {
+        let _held = wait();
         let left = self.config.wait.saturating_sub(began.elapsed());
         let granted = timeout(left, &mut waiting.granted).await;
         let waited = began.elapsed();
