@@ -161,7 +161,7 @@ fn violations(sources: &[Source]) -> Vec<String> {
                     Some("names the crate as a whole, so that nobody can tell which room is meant".into())
                 }
                 To::Hidden(what) => Some(format!("{what} hides code from this test")),
-                To::Shared(name) if OF_A_THREAD.contains(&(path.as_str(), name.as_str())) => None,
+                To::Shared(name) if OF_A_THREAD.contains(&(&*path.to_string(), &**name)) => None,
                 To::Shared(name) => Some(format!("static `{name}` can be changed, and is everybody's")),
             };
             if let Some(wrong) = wrong {
