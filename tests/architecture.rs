@@ -20,6 +20,10 @@ const RANKS: &[(u8, &[&str])] = &[
     (0, &["client", "ids", "document", "sqlstate", "metrics", "status"]),
 ];
 
+/// Statics that may be changed, since each thread has its own: file and name. A clock that regorus is given has no
+/// argument that could say whose evaluation it is asked for.
+const OF_A_THREAD: &[(&str, &str)] = &[("policy/adminconfig/budget.rs", "BUDGET")];
+
 /// Within a rank: names and label enums are everybody's, also at the bottom.
 const COMMON_LEAF: &str = "ids";
 
@@ -157,6 +161,7 @@ fn violations(sources: &[Source]) -> Vec<String> {
                     Some("names the crate as a whole, so that nobody can tell which room is meant".into())
                 }
                 To::Hidden(what) => Some(format!("{what} hides code from this test")),
+                To::Shared(name) if OF_A_THREAD.contains(&(&*path.to_string(), &**name)) => None,
                 To::Shared(name) => Some(format!("static `{name}` can be changed, and is everybody's")),
             };
             if let Some(wrong) = wrong {

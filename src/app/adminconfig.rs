@@ -327,7 +327,7 @@ struct Endless;
 
 /// Every step of an evaluation is looked at, and one that does not end cannot be.
 fn in_time<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Result<T, Endless> {
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || drop(tell.send(ask())));
     told.recv_timeout(GIVE_UP).map_err(|_| Endless)
 }

@@ -220,6 +220,8 @@ impl Service {
         let mut every = tokio::time::interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // Files that change all the time are read once in each interval and no more often.
+            let mut look = false;
             tokio::select! {
                 biased;
                 changed = self.wanted.changed() => {
@@ -230,6 +232,7 @@ impl Service {
                     self.looked = None;
                     self.reading = None;
                     self.candidate = None;
+                    look = true;
                     self.seen = None;
                 }
                 changed = self.in_force.changed() => {
@@ -241,7 +244,7 @@ impl Service {
                 // It is let go of when this turn has ended. Without a reader nothing comes, and its channel stays open.
                 Some(coming) = self.coming.recv() => {
                     self.next = Some(Arc::clone(&coming.snapshot));
-                    self.turn().await;
+                    self.turn(false).await;
                     continue;
                 }
                 read = until_read(&mut self.reading) => {
@@ -249,13 +252,14 @@ impl Service {
                         self.take(reading.seen, read);
                     }
                 }
-                _ = every.tick() => {}
+                _ = every.tick() => look = true,
             }
-            self.turn().await;
+            self.turn(look).await;
         }
     }
 
-    async fn turn(&mut self) {
+    /// `look`: the files are looked at, too.
+    async fn turn(&mut self, look: bool) {
         let Some(wanted) = self.wanted.borrow_and_update().clone() else {
             self.material = None;
             self.candidate = None;
@@ -274,7 +278,9 @@ impl Service {
             self.show.send_if_modified(|view| std::mem::take(view) != DeploymentsView::default());
             return;
         };
-        self.look(&wanted.policy).await;
+        if look {
+            self.look(&wanted.policy).await;
+        }
         let slow = self.reading.as_ref().is_some_and(|reading| reading.since.elapsed() > READ_WITHIN);
         let slow = slow.then(|| "the files take long to be read, and what is in force stays".to_owned());
         if self.material.is_none() && self.candidate.is_none() {
