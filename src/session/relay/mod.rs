@@ -316,9 +316,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         let end = std::future::poll_fn(|cx| self.poll_run(cx)).await;
         let busy = !self.expects.is_empty();
         let last_word = match &end {
+            // One last word: the source's own clock may have been as fast.
+            _ if self.farewell => None,
             End::Fatal(error) => Some(error.clone()),
-            End::SourceGone(_) if !self.farewell => Some(source_gone()),
-            End::SourceGone(_) | End::Client | End::ClientGone => None,
+            End::SourceGone(_) => Some(source_gone()),
+            End::Client | End::ClientGone => None,
         };
         if let Some(error) = last_word
             && self.passing == 0
