@@ -202,11 +202,17 @@ const CASES: &[Case] = &[
         plan: PATIENT,
         habits: HABITS,
         // The source's own 53300 means that the gateway has no session to give: the source is not available.
-        may: &["57P03", "53300"],
+        may: &["57P03", "53300", "57P01", "08006"],
         must: &["57P03", "53300"],
         fault: |house, load| {
             let limit = |number: i32| format!("ALTER ROLE {} CONNECTION LIMIT {number}", house.role);
             house.source().execute("postgres", &limit(4));
+            // The pool has sessions of before.
+            let end = format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{}'",
+                house.role
+            );
+            house.source().execute("postgres", &end);
             felt(load, 4);
             house.source().execute("postgres", &limit(-1));
         },
