@@ -27,12 +27,21 @@ struct Entry {
     source: Arc<Source>,
     /// Nothing while the client has no session at the source: then there is nothing to cancel.
     target: Option<CancelTarget>,
+    /// What runs there now is not the client's.
+    muted: bool,
     /// Requests that are on their way to the target.
     under_way: usize,
     /// Of one of them is not known whether it was dealt with: it may still come.
     unsure: bool,
     /// Who waits for them.
     waker: Option<Waker>,
+}
+
+/// Whether requests pass a session by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Muted {
+    Yes,
+    No,
 }
 
 /// A session's key, until it is dropped.
@@ -57,7 +66,7 @@ impl Cancels {
             }
         };
         let entry =
-            Entry { secret: secret.clone(), source, target: None, under_way: 0, unsure: false, waker: None };
+            Entry { secret: secret.clone(), source, target: None, muted: false, under_way: 0, unsure: false, waker: None };
         sessions.insert(pid, entry);
         Registration { cancels: Arc::clone(self), pid, secret }
     }
@@ -94,8 +103,9 @@ impl Cancels {
         if !bool::from(entry.secret.ct_eq(&request.secret)) {
             return None;
         }
-        entry.under_way += usize::from(entry.target.is_some());
-        Some((Arc::clone(&entry.source), entry.target.clone()))
+        let target = entry.target.clone().filter(|_| !entry.muted);
+        entry.under_way += usize::from(target.is_some());
+        Some((Arc::clone(&entry.source), target))
     }
 }
 
@@ -120,12 +130,33 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Registration {
-    /// Requests go to this session at the source from now on.
-    pub fn attach(&self, target: CancelTarget) {
+    /// Requests go to this session at the source from now on, or once it is not muted any more.
+    pub fn attach(&self, target: CancelTarget, muted: Muted) {
         let mut sessions = self.cancels.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = sessions.get_mut(&self.pid) {
             entry.target = Some(target);
+            entry.muted = matches!(muted, Muted::Yes);
             entry.unsure = false;
+        }
+    }
+
+    /// Requests go nowhere for a while: the gateway is about to ask the session something in its own name. Not as long
+    /// as one is under way, which would hit that; the task is woken when it may be asked again.
+    pub fn poll_mute(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sessions = self.cancels.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = sessions.get_mut(&self.pid) else { return Poll::Ready(()) };
+        if entry.under_way > 0 {
+            entry.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        entry.muted = true;
+        Poll::Ready(())
+    }
+
+    pub fn unmute(&self) {
+        let mut sessions = self.cancels.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = sessions.get_mut(&self.pid) {
+            entry.muted = false;
         }
     }
 

@@ -30,6 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use aside::{Aside, AsideMetrics};
 pub use cancel::Cancels;
+use cancel::Muted;
 pub use drain::Drain;
 pub use judge::{Judge, Snapshot, Who};
 pub use relay::{End, Parts, Relay, SharedParts, Timeouts};
@@ -529,7 +530,7 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let (backend, parts, registration) = match key {
         None => {
             if let Some(backend) = &backend {
-                registration.attach(backend.cancel.clone());
+                registration.attach(backend.cancel.clone(), Muted::No);
             }
             (backend, None, Some(registration))
         }
