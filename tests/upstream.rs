@@ -16,7 +16,7 @@ use fedgate::config::{self, Host, SecretFile, SourceLogin, SourceTls, TargetSess
 use fedgate::guard::Mode;
 use fedgate::ids::SourceName;
 use fedgate::metrics::Metrics;
-use fedgate::session::{CancelAt, Cancels, Released};
+use fedgate::session::{CancelAt, Cancels, Muted, Released};
 use fedgate::upstream::{Failure, OpenError, Opened, Opening, RelayFit, Source, Stage, Stream, relay_works};
 use fedgate::wire::startup::{CancelRequest, NEWEST};
 use postgres_protocol::message::frontend;
@@ -740,7 +740,7 @@ async fn a_cancel_on_its_way_is_waited_for_before_a_lease_changes_hands() {
 
     for _ in 0..20 {
         let (one, two) = (cancels.register(NEWEST), cancels.register(NEWEST));
-        one.lease(Arc::clone(&at));
+        one.lease(Arc::clone(&at), Muted::No);
         let mut request = BytesMut::new();
         frontend::query(SLOW, &mut request).unwrap();
         opened.stream.write_all(&request).await.unwrap();
@@ -763,7 +763,7 @@ async fn a_cancel_on_its_way_is_waited_for_before_a_lease_changes_hands() {
         assert!(landing.await, "the source has dealt with it");
         cancel.await.unwrap();
         assert_eq!(answer(&mut opened.stream).await.unwrap_err(), "57014");
-        two.lease(Arc::clone(&at));
+        two.lease(Arc::clone(&at), Muted::No);
         for _ in 0..10 {
             assert_eq!(value(&mut opened, "SELECT 1").await, "1");
         }
@@ -772,13 +772,13 @@ async fn a_cancel_on_its_way_is_waited_for_before_a_lease_changes_hands() {
 
     // One that is given up may still arrive: then the session must not go to anybody else.
     let one = cancels.register(NEWEST);
-    one.lease(Arc::clone(&at));
+    one.lease(Arc::clone(&at), Muted::No);
     let cancel = forward(&one);
     comes.recv().await.unwrap();
     let Released::Wait(landing) = one.release() else { panic!("given back as if no cancel were on its way") };
     cancel.abort();
     assert!(!landing.clean().await);
-    one.lease(Arc::clone(&at));
+    one.lease(Arc::clone(&at), Muted::No);
     let cancel = forward(&one);
     comes.recv().await.unwrap();
     cancel.abort();

@@ -66,6 +66,11 @@ impl Permit {
             text: Bytes::from_static(
                 b"SELECT 's',name,pg_catalog.current_setting(name) FROM pg_catalog.pg_settings \
                   WHERE source OPERATOR(pg_catalog.=) 'session' \
+                  UNION ALL SELECT 's',n,pg_catalog.current_setting(n,true) FROM (VALUES \
+                  ('hnsw.ef_search'),('ivfflat.probes'),('pg_trgm.similarity_threshold'),\
+                  ('pg_trgm.strict_word_similarity_threshold'),('pg_trgm.word_similarity_threshold')) AS v(n) \
+                  WHERE pg_catalog.current_setting(n,true) OPERATOR(pg_catalog.<>) '' AND NOT EXISTS \
+                  (SELECT FROM pg_catalog.pg_settings WHERE name OPERATOR(pg_catalog.=) n) \
                   UNION ALL SELECT 'p',name,'' FROM pg_catalog.pg_prepared_statements WHERE from_sql \
                   UNION ALL SELECT 'c',name,'' FROM pg_catalog.pg_cursors",
             ),

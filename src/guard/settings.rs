@@ -125,6 +125,10 @@ fn rule(name: &str) -> Option<Rule> {
     if let Ok(at) = ALLOWED.binary_search_by(|(known, _, _)| (*known).cmp(name)) {
         return ALLOWED.get(at).map(|(_, rule, _)| *rule);
     }
+    // One with a dot is no setting of the server's own.
+    if name.contains('.') {
+        return None;
+    }
     ALLOWED_FAMILIES.iter().any(|(prefix, _)| name.starts_with(prefix)).then_some(Any)
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Context;
+use std::task::{Context, Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 use rand::Rng;
@@ -45,8 +45,16 @@ pub struct CancelAt {
 
 struct Leased {
     at: Arc<CancelAt>,
+    muted: Muted,
     /// Made by the first cancel.
     flights: Option<Arc<Flights>>,
+}
+
+/// Whether requests pass a lease by: what runs there is the gateway's own, not the client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Muted {
+    Yes,
+    No,
 }
 
 /// Cancels of one lease.
@@ -61,6 +69,8 @@ struct InFlight {
     count: usize,
     /// One of them was given up: nobody knows whether and when it arrives.
     spoilt: bool,
+    /// Who wants to mute the lease.
+    waker: Option<Waker>,
     /// Whoever gave the lease back.
     tell: Option<oneshot::Sender<bool>>,
 }
@@ -114,6 +124,11 @@ impl Drop for Flight {
         let mut state = self.flights.lock();
         state.count -= 1;
         state.spoilt |= !self.landed;
+        if state.count == 0
+            && let Some(waker) = state.waker.take()
+        {
+            waker.wake();
+        }
         if state.count == 0
             && let Some(tell) = state.tell.take()
         {
@@ -178,9 +193,32 @@ impl Registration {
         Arc::clone(&self.slot.asked)
     }
 
-    /// From now on cancels go there. A lease that the session had before must have been given back.
-    pub fn lease(&self, at: Arc<CancelAt>) {
-        *self.slot.leased() = Some(Leased { at, flights: None });
+    /// From now on cancels go there, or once it is not muted any more. A lease that the session had before must have
+    /// been given back.
+    pub fn lease(&self, at: Arc<CancelAt>, muted: Muted) {
+        *self.slot.leased() = Some(Leased { at, muted, flights: None });
+    }
+
+    /// Cancels go nowhere for a while: the gateway is about to ask the session something in its own name. Not as long
+    /// as one is on its way, which would hit that; the task is woken when it may be asked again.
+    pub fn poll_mute(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut leased = self.slot.leased();
+        let Some(leased) = &mut *leased else { return Poll::Ready(()) };
+        if let Some(flights) = &leased.flights {
+            let mut state = flights.lock();
+            if state.count > 0 {
+                state.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        leased.muted = Muted::Yes;
+        Poll::Ready(())
+    }
+
+    pub fn unmute(&self) {
+        if let Some(leased) = &mut *self.slot.leased() {
+            leased.muted = Muted::No;
+        }
     }
 
     /// From now on no cancel of this key goes to the session at the source; says whether one does already.
@@ -279,7 +317,9 @@ impl Cancels {
         }
         // It takes off under the lock: a lease that was given back has none that nobody knows of.
         let mut leased = slot.leased();
-        let Some(leased) = &mut *leased else { return Found::Idle };
+        let Some(leased) = leased.as_mut().filter(|leased| leased.muted == Muted::No) else {
+            return Found::Idle;
+        };
         let flights = leased.flights.get_or_insert_default();
         match flights.take_off() {
             Some(flight) => Found::Lease(Arc::clone(&leased.at), flight),

@@ -33,7 +33,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use aside::{Aside, AsideMetrics};
-pub use cancel::{Asked, CancelAt, Cancels, Landing, Registration, Released};
+pub use cancel::{Asked, CancelAt, Cancels, Landing, Muted, Registration, Released};
 pub use drain::Drain;
 pub use gate::{Gate, Gates, Overdue, Pass, Standing};
 pub use judge::{Judge, Snapshot, Who};
@@ -633,7 +633,8 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
         None => {
             if let Some(backend) = &backend {
                 let target = backend.cancel.clone();
-                registration.lease(Arc::new(CancelAt { source: Arc::clone(&open.source), target }));
+                let at = CancelAt { source: Arc::clone(&open.source), target };
+                registration.lease(Arc::new(at), Muted::No);
             }
             (backend, None, Some(registration))
         }

@@ -31,7 +31,7 @@ use crate::upstream::stream::Stream;
 use crate::upstream::tls;
 
 /// Who the gateway's own queries come from, in `pg_stat_activity`.
-const OWN_NAME: &str = "fedgate";
+const OWN_NAME: &str = "fedgate own queries";
 /// `CancelRequest` (protocol chapter 54.7).
 const CANCEL_REQUEST: i32 = 80_877_102;
 /// What a server may say before it closes after a CancelRequest.

@@ -227,7 +227,8 @@ impl House {
             .filter(|line| gauges.iter().any(|gauge| line.starts_with(gauge)))
             .partition(|line| line.contains("state=\"idle\""));
         let metrics = metrics.into_iter().map(str::to_owned).collect();
-        let idle = idle.iter().filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum::<usize>();
+        let idle =
+            idle.iter().filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum::<usize>();
         assert!(idle <= MOST, "{idle} idle sessions");
         let files = std::fs::read_dir(format!("/proc/{}/fd", self.gateway.pid())).expect("its files").count();
         let files = files.saturating_sub(idle);

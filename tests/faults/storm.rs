@@ -20,11 +20,8 @@ use crate::raw::{V3_0, frame, startup};
 /// Sessions that the gateway takes.
 const PLACES: u64 = 60;
 const LOAD: Habits = Habits { clients: 4, churn: 0 };
-const PLAN: Plan = Plan {
-    gateway: "max_clients = 60\nstartup_timeout = \"50s\"",
-    pool: ", size = 80",
-    ..Plan::PLAIN
-};
+const PLAN: Plan =
+    Plan { gateway: "max_clients = 60\nstartup_timeout = \"50s\"", pool: ", size = 80", ..Plan::PLAIN };
 
 /// How one of them ends up: `ready`, an SQLSTATE, or what else.
 struct Arrived {

@@ -59,6 +59,11 @@ impl Whom {
 
     /// Connects; what came from AuthenticationOk to ReadyForQuery.
     pub fn connect(&self) -> (Raw, Vec<Message>) {
+        self.try_connect().unwrap_or_else(|error| panic!("no session: {}", error.full()))
+    }
+
+    /// As `connect`, with the server's error when it does not let us in.
+    pub fn try_connect(&self) -> Result<(Raw, Vec<Message>), Message> {
         let stream = TcpStream::connect(self.address).expect("the server accepts");
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -93,10 +98,10 @@ impl Whom {
                     raw.pid = u32::from_be_bytes(message.body[..4].try_into().unwrap());
                     raw.secret = message.body[4..].to_vec();
                 }
-                (b'E', _) => panic!("no session: {}", message.full()),
+                (b'E', _) => return Err(message),
                 (b'Z', _) => {
                     greeting.push(message);
-                    return (raw, greeting);
+                    return Ok((raw, greeting));
                 }
                 _ => greeting.push(message),
             }

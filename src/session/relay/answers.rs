@@ -225,6 +225,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         self.status = status;
         self.statement_ended();
         self.copy_in = None;
+        self.alias_error = None;
         let settled = self.expects.is_empty();
         if status == Status::Idle {
             self.statements.transaction_ended(settled);
@@ -333,6 +334,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         let sqlstate = backend::error_field(body, b'C').unwrap_or_default();
         let is = |state: SqlState| sqlstate == state.as_str().as_bytes();
         let fatal = matches!(backend::error_field(body, b'V'), Some(b"FATAL" | b"PANIC"));
+        let is_missing = is(SqlState::INVALID_SQL_STATEMENT_NAME);
         let replaced = match self.expects.front() {
             // What stands for the refused statement names a type that does not exist. Any other error,
             // such as that of a cancel or of the source's own end, is not about it.
@@ -349,12 +351,30 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         };
         // The plan that the source has for a text does not fit any more; a driver that prepares it again shall get a
         // new one.
-        if (is(SqlState::FEATURE_NOT_SUPPORTED) || is(SqlState::INVALID_SQL_STATEMENT_NAME))
+        if (is(SqlState::FEATURE_NOT_SUPPORTED) || is_missing)
             && let Some(Expect::Bind { text: Some(text), .. }) = self.expects.front()
         {
             self.outlived(text);
         }
         self.farewell |= fatal;
+        if !fatal && self.is_before_a_query() {
+            // The Query behind it fails too, and has one answer.
+            let error = self.lease.inbound.data().get(self.approved..self.approved + size);
+            self.alias_error = error.map(bytes::Bytes::copy_from_slice);
+            self.hide(size);
+            self.answered_error();
+            return Ok(());
+        }
+        if is_missing
+            && matches!(self.expects.front(), Some(Expect::Query(_)))
+            && let Some(error) = self.alias_error.take()
+        {
+            // The statement is not there because it could not be prepared: that is what PostgreSQL says of it.
+            self.hide(size);
+            self.edit(|out| out.extend_from_slice(&error));
+            self.answered_error();
+            return Ok(());
+        }
         match (replaced, self.expects.front()) {
             // The client has its error already; that the session ends is another matter.
             _ if self.muted && !fatal => self.hide(size),
@@ -368,6 +388,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         self.answered_error();
         Ok(())
+    }
+
+    /// What is answered first is a client's text under its own name, for a Query that speaks of it.
+    fn is_before_a_query(&self) -> bool {
+        let quiet = |expect: &&Expect| matches!(expect, Expect::QuietAlias(_) | Expect::QuietClose(_));
+        matches!(self.expects.front(), Some(Expect::QuietAlias(_)))
+            && matches!(self.expects.iter().find(|expect| !quiet(expect)), Some(Expect::Own(Own::Sync)))
     }
 
     /// Passes an error on; its position counts in the client's own text of several statements.
@@ -395,7 +422,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     self.answered(false);
                     self.statements.lose_unnamed();
                 }
-                while !matches!(self.expects.front(), None | Some(Expect::Sync)) {
+                while !matches!(self.expects.front(), None | Some(Expect::Sync | Expect::Own(_))) {
                     self.answered(false);
                 }
                 if self.expects.is_empty() && self.skip == Skip::No {

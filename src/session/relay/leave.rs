@@ -29,7 +29,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         // A cancel request that is under way would hit whoever has the session next.
         let sure = shared.release();
-        let (pool, leaves_something) = (Arc::clone(shared.pool()), shared.leaves_something());
+        // What the gateway was about to ask or to set in its own name has nobody any more who takes note of it.
+        let unsettled = self.expects.iter().any(|expect| matches!(expect, Expect::Own(_)))
+            || self.lease.backend().is_some_and(|backend| backend.had.awaits_answers());
+        let leaves_something = unsettled || shared.leaves_something();
+        let pool = Arc::clone(shared.pool());
         let unnamed = shared.is_session_mode();
         drop(shared);
         let kept = sure

@@ -219,6 +219,8 @@ pub struct Relay<C> {
     leftover: Leftover,
     /// An error came since the last ReadyForQuery.
     failed: bool,
+    /// Why a text could not be prepared under its client's name, until the Query has failed for which it was to be.
+    alias_error: Option<bytes::Bytes>,
     statements: Statements,
     judge: Judge,
     works: Box<Works>,
@@ -291,6 +293,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             copy_in: None,
             leftover: Leftover::default(),
             failed: false,
+            alias_error: None,
             statements,
             judge: parts.judge,
             works: parts.works,
@@ -432,11 +435,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     Poll::Pending => {}
                 }
             }
+            progress |= self.judge.poll_long(cx);
+            // Before the message that waits for it, which would find it given back again.
+            progress |= self.poll_lease(cx);
             if let Err(end) = self.take_client_messages() {
                 return Poll::Ready(end);
             }
-            progress |= self.judge.poll_long(cx);
-            progress |= self.poll_lease(cx);
             progress |= self.works.poll(cx);
             match self.lease.poll_flush(cx) {
                 // Messages may have waited for the room.

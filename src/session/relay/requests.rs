@@ -212,6 +212,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         match self.leased() {
             Leased::Yes => None,
             Leased::Wait => Some(Handled::Leasing),
+            Leased::No(error) if error.severity == crate::wire::Severity::Fatal => {
+                Some(Handled::End(End::Fatal(error)))
+            }
             Leased::No(error) if matches!(kind, b'Q' | b'F') => Some(self.refuse_query(name, error, true)),
             Leased::No(error) => Some(self.refuse_extended(name, error, true)),
         }

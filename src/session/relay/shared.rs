@@ -7,7 +7,7 @@
 use super::*;
 use crate::config::PoolMode;
 use crate::ids::ClientUser;
-use crate::session::cancel::{CancelAt, Landing, Registration, Released};
+use crate::session::cancel::{CancelAt, Landing, Muted, Registration, Released};
 use crate::session::prepared::Meaning;
 use crate::upstream::Backend;
 use crate::upstream::pool::statements::{Has, KEPT, PREFIX, Text, name};
@@ -192,8 +192,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 if let PoolError::Open(error) = &error {
                     tracing::warn!(source = %self.source.name(), %error, "no session at the source");
                 }
+                let closed = matches!(error, PoolError::Closed);
                 let error = error.client_error();
-                shared.refused = Some(ClientError { severity: crate::wire::Severity::Error, ..error });
+                // Where there will be none any more, the client is to go.
+                let severity = if closed { error.severity } else { crate::wire::Severity::Error };
+                shared.refused = Some(ClientError { severity, ..error });
             }
         }
         true
@@ -210,25 +213,40 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     pub(super) fn attach(&mut self, backend: Box<Backend>) {
         if let Some(shared) = &mut self.shared {
             let (source, target) = (Arc::clone(&self.source), backend.cancel.clone());
-            shared.registration.lease(Arc::new(CancelAt { source, target }));
+            shared.registration.lease(Arc::new(CancelAt { source, target }), Muted::Yes);
             shared.unnamed_here = false;
         }
         self.leftover = Leftover::default();
         self.lease.attach(backend);
-        if !self.take_over_settings() {
-            self.tell_parameters();
+        if self.take_over_settings() {
+            return;
         }
+        self.unmute();
+        self.tell_parameters();
+    }
+
+    /// A cancel may hit what the client has sent, and nothing of the gateway's own.
+    fn unmute(&self) {
+        if let Some(shared) = &self.shared {
+            shared.registration.unmute();
+        }
+    }
+
+    /// Whether the session's settings or name are not the client's.
+    fn has_other_settings(&self) -> bool {
+        let (Some(shared), Some(backend)) = (&self.shared, self.lease.backend()) else { return false };
+        backend.application_name != shared.application_name
+            || !(Arc::ptr_eq(&backend.settings, &shared.settings) || backend.settings == shared.settings)
     }
 
     /// Sends what makes the session's settings the client's; false: they are.
     fn take_over_settings(&mut self) -> bool {
+        if !self.has_other_settings() {
+            return false;
+        }
         let Some(shared) = &self.shared else { return false };
         let Some(backend) = self.lease.backend_mut() else { return false };
         let rename = backend.application_name != shared.application_name;
-        let same = Arc::ptr_eq(&backend.settings, &shared.settings) || backend.settings == shared.settings;
-        if same && !rename {
-            return false;
-        }
         let value = |settings: &Settings, name: &str| {
             settings.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
         };
@@ -447,6 +465,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         match self.statements.meaning(client_name) {
             _ if self.is_dropping(client_name) => return Ok(Handled::Wait),
             Meaning::Unsettled => return Ok(Handled::Wait),
+            Meaning::Known(_) if client_name.starts_with(PREFIX.as_bytes()) => {
+                return Ok(self.refuse_extended(client_name, already_exists(client_name), false));
+            }
             // PostgreSQL looks at the text first and at the name last, so it is asked; it takes neither.
             Meaning::Known(_) => {
                 if self.alias_of(client_name).is_err() {
@@ -520,13 +541,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     pub(super) fn alias(&mut self, effect: &Effect) -> Result<bool, NotNow> {
         match effect {
             Effect::Execute { name } | Effect::Deallocate { name } => {
-                if self.is_mapped()
-                    && name.starts_with(PREFIX)
-                    && matches!(self.statements.meaning(name.as_bytes()), Meaning::Missing)
-                {
+                if self.is_mapped() && name.starts_with(PREFIX) {
                     return Err(NotNow::Never(does_not_exist(name.as_bytes())));
                 }
                 self.alias_of(name.as_bytes())
+            }
+            Effect::Prepare { name } if self.is_mapped() && name.starts_with(PREFIX) => {
+                Err(NotNow::Never(reserved()))
             }
             Effect::Prepare { name } => self.alias_of(name.as_bytes()),
             Effect::None
@@ -556,9 +577,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if known.and_then(|at| shared.aliases.get(at)).is_some_and(|(_, known)| *known == number) {
             return Ok(false);
         }
-        if shared.aliases.len() >= KEPT {
-            return Err(NotNow::Wait);
+        let oldest = (known.is_none() && shared.aliases.len() >= KEPT).then(|| shared.aliases.remove(0));
+        if let Some((oldest, _)) = oldest {
+            self.lease.outbound.close(Target::Statement(&oldest));
+            self.expect_extended(Expect::QuietClose(0));
         }
+        let Some(shared) = &mut self.shared else { return Ok(false) };
         if let Some(at) = known {
             shared.aliases.remove(at);
             self.lease.outbound.close(Target::Statement(client_name));
@@ -645,6 +669,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         self.hide(size);
         let own = self.expects.pop_front();
         self.since = Instant::now();
+        self.failed = false;
+        if !self.expects.iter().any(|expect| matches!(expect, Expect::Own(_))) {
+            self.unmute();
+        }
         if status != Some(self.status) {
             return Err(End::SourceGone("is not where the client's transaction is"));
         }
@@ -685,22 +713,26 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if self.shared.as_ref().is_some_and(|shared| shared.landing.is_some()) {
             return self.give_back(cx);
         }
-        if self.take_over_settings() {
-            // A RESET has taken away what the client is called.
-            return true;
-        }
+        let renamed = self.has_other_settings();
         let Some(shared) = &mut self.shared else { return false };
-        if shared.mode == PoolMode::Session {
+        let asks = shared.mode == PoolMode::Transaction && shared.dirty && !shared.silent;
+        let stays = shared.mode == PoolMode::Session || shared.pinned || shared.silent;
+        if !renamed && !asks && stays {
             return false;
         }
-        if shared.dirty && !shared.silent {
+        // A cancel that is under way would hit what the gateway asks now, or the next client.
+        if shared.registration.poll_mute(cx).is_pending() {
+            return false;
+        }
+        if renamed {
+            // A RESET has taken away what the client is called.
+            return self.take_over_settings();
+        }
+        if asks {
             shared.dirty = false;
             self.lease.outbound.query(&Permit::state());
             self.expect(Expect::Own(Own::State(Vec::new(), false)));
             return true;
-        }
-        if shared.pinned || shared.silent {
-            return false;
         }
         if self.close_surplus() {
             return true;
@@ -741,6 +773,23 @@ pub(super) fn does_not_exist(statement: &[u8]) -> ClientError {
         name => format!("prepared statement \"{}\" does not exist", String::from_utf8_lossy(name)),
     };
     ClientError::error(SqlState::INVALID_SQL_STATEMENT_NAME, message)
+}
+
+fn already_exists(statement: &[u8]) -> ClientError {
+    let name = String::from_utf8_lossy(statement);
+    ClientError::error(
+        SqlState::DUPLICATE_PREPARED_STATEMENT,
+        format!("prepared statement \"{name}\" already exists"),
+    )
+}
+
+/// Of names that begin as the gateway's own do: at the source they are another client's.
+fn reserved() -> ClientError {
+    ClientError::error(
+        SqlState::INVALID_SQL_STATEMENT_NAME,
+        format!("names of prepared statements that begin with \"{PREFIX}\" are the gateway's own"),
+    )
+    .hint("Use another name with PREPARE and EXECUTE; the extended protocol takes any.")
 }
 
 /// PostgreSQL says this of a name that it reads.

@@ -162,6 +162,11 @@ impl Had {
         self.statements.clear();
     }
 
+    /// Whether of any is not known yet if it is there.
+    pub fn awaits_answers(&self) -> bool {
+        self.statements.values().any(|statement| statement.sent_in.is_some())
+    }
+
     pub fn len(&self) -> usize {
         self.statements.len()
     }
@@ -213,9 +218,11 @@ mod tests {
         let mut had = Had::default();
         assert_eq!(had.has(1, 1), Has::No);
         had.sent(1, 1);
+        assert!(had.awaits_answers());
         assert_eq!((had.has(1, 1), had.has(1, 2)), (Has::Yes, Has::Unknown));
         had.answered(1, true);
         assert_eq!(had.has(1, 2), Has::Yes);
+        assert!(!had.awaits_answers());
         had.sent(2, 2);
         had.answered(2, false);
         assert_eq!(had.has(2, 3), Has::No);
