@@ -107,7 +107,7 @@ fn seen(messages: &[Message]) -> Vec<String> {
 #[test]
 fn two_clients_with_different_settings_on_one_session_see_their_own() {
     let stand = Stand::new("mode = \"transaction\", size = 1, min_idle = 1");
-    stand.ask(&format!("SELECT set_config('statement_timeout', '0', false)"));
+    stand.ask("SELECT set_config('statement_timeout', '0', false)");
     SOURCE.execute(
         &stand.database,
         &format!("ALTER ROLE {SUPERUSER} IN DATABASE {} SET statement_timeout = '11min'", stand.database),
