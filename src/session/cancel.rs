@@ -140,16 +140,17 @@ impl Registration {
         }
     }
 
-    /// Requests go nowhere for a while: the gateway is about to ask the session something in its own name. Not as long
-    /// as one is under way, which would hit that; the task is woken when it may be asked again.
+    /// Requests go nowhere for a while: the gateway is about to ask the session something in its own name, or to part
+    /// from it. Ready when none is under way any more, which would hit that; the task is woken to ask again.
     pub fn poll_mute(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut sessions = self.cancels.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(entry) = sessions.get_mut(&self.pid) else { return Poll::Ready(()) };
+        // At once, so that whoever never stops asking does not keep the session.
+        entry.muted = true;
         if entry.under_way > 0 {
             entry.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        entry.muted = true;
         Poll::Ready(())
     }
 
