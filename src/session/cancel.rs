@@ -199,11 +199,13 @@ impl Registration {
         *self.slot.leased() = Some(Leased { at, muted, flights: None });
     }
 
-    /// Cancels go nowhere for a while: the gateway is about to ask the session something in its own name. Not as long
-    /// as one is on its way, which would hit that; the task is woken when it may be asked again.
+    /// Cancels go nowhere for a while: the gateway is about to ask the session something in its own name, or to part
+    /// from it. Ready when none is on its way any more, which would hit that; the task is woken to ask again.
     pub fn poll_mute(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut leased = self.slot.leased();
         let Some(leased) = &mut *leased else { return Poll::Ready(()) };
+        // At once, so that whoever never stops asking does not keep the session.
+        leased.muted = Muted::Yes;
         if let Some(flights) = &leased.flights {
             let mut state = flights.lock();
             if state.count > 0 {
@@ -211,7 +213,6 @@ impl Registration {
                 return Poll::Pending;
             }
         }
-        leased.muted = Muted::Yes;
         Poll::Ready(())
     }
 

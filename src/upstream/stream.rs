@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
@@ -44,6 +45,19 @@ impl Stream {
             // It works from another thread too; only its socket cannot be taken out.
             Stream::Tls(_) | Stream::Other(_) => false,
         }
+    }
+
+    /// Whether something lies in the socket that was not read, its end among it; asks the system, since a runtime
+    /// hears of it only when it looks.
+    pub(super) fn has_unread(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let peeked = match self {
+            Stream::Tcp(stream) => SockRef::from(stream).peek(&mut byte),
+            Stream::Unix(stream) => SockRef::from(stream).peek(&mut byte),
+            Stream::Tls(stream) => SockRef::from(stream.get_ref().0).peek(&mut byte),
+            Stream::Other(_) => return false,
+        };
+        !matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// The same socket, registered with the runtime that this is called on.

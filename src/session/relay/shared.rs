@@ -59,6 +59,8 @@ pub(super) struct Shared {
     silent: bool,
     /// Something was prepared, in session mode.
     prepared: bool,
+    /// Cancels are under way, and it is to go when they have arrived.
+    parting: bool,
     /// The unnamed statement at the source is the client's.
     unnamed_here: bool,
     /// Statements that the session has under the client's own names as well, for SQL that speaks of them, each with
@@ -117,6 +119,7 @@ impl Shared {
             pinned: false,
             silent: false,
             prepared: false,
+            parting: false,
             unnamed_here: false,
             aliases: Vec::new(),
         }
@@ -150,8 +153,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     /// To be asked before anything is sent; the answer `Wait` comes true by [`Self::poll_lease`].
     pub(super) fn leased(&mut self) -> Leased {
         if self.lease.is_attached() {
-            let landing = self.shared.as_ref().is_some_and(|shared| shared.landing.is_some());
-            return if landing { Leased::Wait } else { Leased::Yes };
+            let parting =
+                self.shared.as_ref().is_some_and(|shared| shared.parting || shared.landing.is_some());
+            return if parting { Leased::Wait } else { Leased::Yes };
         }
         let Some(shared) = &mut self.shared else { return Leased::Yes };
         if let Some(error) = shared.refused.take() {
@@ -721,7 +725,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return false;
         }
         // A cancel that is under way would hit what the gateway asks now, or the next client.
-        if shared.registration.poll_mute(cx).is_pending() {
+        let waited = shared.parting;
+        // The client's next message waits for it.
+        shared.parting = shared.registration.poll_mute(cx).is_pending();
+        if shared.parting {
             return false;
         }
         if renamed {
@@ -737,7 +744,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if self.close_surplus() {
             return true;
         }
-        self.give_back(cx)
+        // A message may have waited for it.
+        self.give_back(cx) || waited
     }
 
     /// True: the session has gone, and something may have waited for that.
