@@ -65,8 +65,15 @@ impl Cancels {
                 break pid;
             }
         };
-        let entry =
-            Entry { secret: secret.clone(), source, target: None, muted: false, under_way: 0, unsure: false, waker: None };
+        let entry = Entry {
+            secret: secret.clone(),
+            source,
+            target: None,
+            muted: false,
+            under_way: 0,
+            unsure: false,
+            waker: None,
+        };
         sessions.insert(pid, entry);
         Registration { cancels: Arc::clone(self), pid, secret }
     }

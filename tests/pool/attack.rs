@@ -113,7 +113,8 @@ fn nothing_that_was_tried_is_felt_by_the_next_client() {
                 }
                 // Of a client that gives its statements a millisecond, the gateway cannot ask what it has left.
                 let silent = *sql == "SET statement_timeout = 1";
-                let pinned = silent || how == "simple" && (sql.starts_with("PREPARE") || sql.starts_with("DECLARE"));
+                let pinned =
+                    silent || how == "simple" && (sql.starts_with("PREPARE") || sql.starts_with("DECLARE"));
                 if how == "gone" || mode == "session" || pinned {
                     drop(raw);
                 } else {
@@ -142,7 +143,10 @@ fn the_statement_of_another_can_neither_be_run_nor_dropped_by_its_name() {
     let stand = Stand::new("mode = \"transaction\", size = 1, min_idle = 1, wait = \"5s\"");
     let mut victim = stand.whom("modest").connect().0;
     for number in 0..5 {
-        assert_eq!(ask(&mut victim, &format!("P v{number} \"SELECT 'the secret of {number}'\" / S")), ["1", "Z I"]);
+        assert_eq!(
+            ask(&mut victim, &format!("P v{number} \"SELECT 'the secret of {number}'\" / S")),
+            ["1", "Z I"]
+        );
     }
     let names: Vec<String> = stand_names(&mut victim);
     assert_eq!(names.len(), 5);
@@ -176,10 +180,14 @@ fn the_statement_of_another_can_neither_be_run_nor_dropped_by_its_name() {
             format!("C S {name} / S"),
             format!("P {name} \"SELECT 'evil'\" / S / Q \"DEALLOCATE {name}\""),
             format!("P {name} \"SELECT 'evil'\" / S / Q \"EXECUTE {name}\""),
-            format!("P {name} \"SELECT 'evil'\" / P {name} \"SELECT 'twice'\" / S / B \"\" {name} / E \"\" 0 / S / C S {name} / S"),
+            format!(
+                "P {name} \"SELECT 'evil'\" / P {name} \"SELECT 'twice'\" / S / B \"\" {name} / E \"\" 0 / S / C S {name} / S"
+            ),
             format!("P {name} \"SELECT 'evil'\" / P e \"EXECUTE {name}\" / B \"\" e / E \"\" 0 / S"),
             format!("P {name} \"SELECT 'evil'\" / P \"\" \"DEALLOCATE {name}\" / B \"\" \"\" / E \"\" 0 / S"),
-            format!("P {name} \"SELECT 'evil'\" / S / Q \"PREPARE {name} AS SELECT 'more'\" / Q \"EXECUTE {name}\" / Q \"DEALLOCATE {name}\""),
+            format!(
+                "P {name} \"SELECT 'evil'\" / S / Q \"PREPARE {name} AS SELECT 'more'\" / Q \"EXECUTE {name}\" / Q \"DEALLOCATE {name}\""
+            ),
             "Q \"DEALLOCATE ALL\"".to_owned(),
             "Q \"DISCARD ALL\"".to_owned(),
         ];
@@ -288,7 +296,8 @@ fn random(state: &mut u64, below: usize) -> usize {
 }
 
 fn pipeline(state: &mut u64, me: &str, number: usize) -> (Vec<&'static str>, Vec<u8>) {
-    let sent: Vec<&str> = (0..4 + random(state, 30)).map(|_| MESSAGES[random(state, MESSAGES.len())]).collect();
+    let sent: Vec<&str> =
+        (0..4 + random(state, 30)).map(|_| MESSAGES[random(state, MESSAGES.len())]).collect();
     let text = sent.join(" / ").replace("{me}", me).replace("{number}", &number.to_string());
     (sent, text.split(" / ").flat_map(message).collect())
 }
@@ -323,7 +332,8 @@ fn whatever_many_clients_send_at_once_is_answered_as_to_one_alone() {
                 let stand = &stand;
                 scope.spawn(move || {
                     let me = format!("client {number}");
-                    let mut state = 0x2545_f491_4f6c_dd1d_u64 ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                    let mut state =
+                        0x2545_f491_4f6c_dd1d_u64 ^ (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
                     let mut wrong = Vec::new();
                     for round in 0..rounds() {
                         let (sent, bytes) = pipeline(&mut state, &me, number);
@@ -331,7 +341,11 @@ fn whatever_many_clients_send_at_once_is_answered_as_to_one_alone() {
                             // This one never stays to the end.
                             let mut raw = stand.visitor();
                             raw.write(&bytes[..random(&mut state, bytes.len())]);
-                            if round % 2 == 0 { reset(raw) } else { drop(raw) }
+                            if round % 2 == 0 {
+                                reset(raw)
+                            } else {
+                                drop(raw)
+                            }
                             continue;
                         }
                         let direct = stand.direct().with("options", "-c default_transaction_read_only=on");
@@ -339,7 +353,8 @@ fn whatever_many_clients_send_at_once_is_answered_as_to_one_alone() {
                         let split = 1 + random(&mut state, if round % 2 == 0 { 60 } else { 100_000 });
                         let here = answers(&mut stand.visitor(), &bytes, split);
                         if there != here {
-                            let same = there.iter().zip(&here).take_while(|(there, here)| there == here).count();
+                            let same =
+                                there.iter().zip(&here).take_while(|(there, here)| there == here).count();
                             let at = same.saturating_sub(2);
                             wrong.push(format!(
                                 "round {round} of {number}: {sent:#?}\n  directly {:?}\n  gateway  {:?}",

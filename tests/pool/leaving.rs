@@ -8,9 +8,21 @@ use super::*;
 const LEFT: &[(&str, &[&str], u8)] = &[
     ("an open transaction", &["Q \"BEGIN\"", "Q \"SELECT 1\""], b'Z'),
     ("a failed transaction", &["Q \"BEGIN\"", "Q \"SELECT 1/0\""], b'Z'),
-    ("as PgJDBC without autocommit", &["P \"\" \"BEGIN\" / B \"\" \"\" / E \"\" 0 / P S_1 \"SELECT 1\" / B \"\" S_1 / E \"\" 0 / S"], b'Z'),
-    ("settings in a transaction", &["Q \"BEGIN\"", "Q \"SET TimeZone = 'Asia/Tokyo'; SET hnsw.ef_search = 200\""], b'Z'),
-    ("settings", &["Q \"SET TimeZone = 'Asia/Tokyo'; SET hnsw.ef_search = 200; SET statement_timeout = '1h'\""], b'Z'),
+    (
+        "as PgJDBC without autocommit",
+        &["P \"\" \"BEGIN\" / B \"\" \"\" / E \"\" 0 / P S_1 \"SELECT 1\" / B \"\" S_1 / E \"\" 0 / S"],
+        b'Z',
+    ),
+    (
+        "settings in a transaction",
+        &["Q \"BEGIN\"", "Q \"SET TimeZone = 'Asia/Tokyo'; SET hnsw.ef_search = 200\""],
+        b'Z',
+    ),
+    (
+        "settings",
+        &["Q \"SET TimeZone = 'Asia/Tokyo'; SET hnsw.ef_search = 200; SET statement_timeout = '1h'\""],
+        b'Z',
+    ),
     ("a name", &["Q \"SET application_name = 'left'\""], b'Z'),
     ("a cursor", &["Q \"BEGIN; DECLARE c CURSOR FOR SELECT * FROM probe; FETCH 5 c\""], b'Z'),
     ("a cursor WITH HOLD", &["Q \"DECLARE c CURSOR WITH HOLD FOR SELECT * FROM probe\""], b'Z'),
@@ -19,17 +31,52 @@ const LEFT: &[(&str, &[&str], u8)] = &[
     ("a portal with rows left", &["Q \"BEGIN\"", "P a \"SELECT * FROM probe\" / B p a / E p 5 / S"], b'Z'),
     ("a pipeline without its end", &["P a \"SELECT 'x'\" / B \"\" a / E \"\" 0 / H"], b'C'),
     ("a failed pipeline without its end", &["P a \"SELECT 1/0\" / B \"\" a / E \"\" 0 / H"], b'E'),
-    ("a pipeline in a transaction without its end", &["Q \"BEGIN\"", "P a \"SELECT 'x'\" / B \"\" a / E \"\" 0 / H"], b'C'),
-    ("the middle of a long result", &["Q \"SELECT repeat('x', 1000) FROM generate_series(1, 10000000)\""], b'D'),
-    ("the middle of a long result in a block", &["Q \"BEGIN\"", "Q \"SELECT repeat('x', 1000) FROM generate_series(1, 10000000)\""], b'D'),
+    (
+        "a pipeline in a transaction without its end",
+        &["Q \"BEGIN\"", "P a \"SELECT 'x'\" / B \"\" a / E \"\" 0 / H"],
+        b'C',
+    ),
+    (
+        "the middle of a long result",
+        &["Q \"SELECT repeat('x', 1000) FROM generate_series(1, 10000000)\""],
+        b'D',
+    ),
+    (
+        "the middle of a long result in a block",
+        &["Q \"BEGIN\"", "Q \"SELECT repeat('x', 1000) FROM generate_series(1, 10000000)\""],
+        b'D',
+    ),
     ("the middle of a short result", &["Q \"SELECT repeat('x', 1000) FROM generate_series(1, 1000)\""], b'D'),
-    ("the middle of COPY", &["Q \"COPY (SELECT repeat('x', 1000) FROM generate_series(1, 10000000)) TO STDOUT\""], b'd'),
-    ("the middle of COPY by the extended protocol", &["P \"\" \"COPY (SELECT repeat('x', 1000) FROM generate_series(1, 10000000)) TO STDOUT\" / B \"\" \"\" / E \"\" 0 / S"], b'd'),
+    (
+        "the middle of COPY",
+        &["Q \"COPY (SELECT repeat('x', 1000) FROM generate_series(1, 10000000)) TO STDOUT\""],
+        b'd',
+    ),
+    (
+        "the middle of COPY by the extended protocol",
+        &[
+            "P \"\" \"COPY (SELECT repeat('x', 1000) FROM generate_series(1, 10000000)) TO STDOUT\" / B \"\" \"\" / E \"\" 0 / S",
+        ],
+        b'd',
+    ),
     ("half a message", &["Q \"SELECT 1\"", "raw \"Q\\0\\0\\x10\\0SELECT\""], 0),
     ("half a message in a block", &["Q \"BEGIN\"", "raw \"P\\0\\0\\0\\x40s\\0SEL\""], 0),
     ("nonsense", &["Q \"BEGIN\"", "raw \"?\\0\\0\\0\\x04\""], b'E'),
-    ("a long statement", &["Q \"SELECT count(*) FROM generate_series(1, 100000) AS a, generate_series(1, 100000) AS b\""], 0),
-    ("a long statement and more behind it", &["Q \"SELECT count(*) FROM generate_series(1, 100000) AS a, generate_series(1, 100000) AS b\"", "P a \"SELECT 'shared'\" / S", "Q \"SELECT 2\"", "Q \"BEGIN\""], 0),
+    (
+        "a long statement",
+        &["Q \"SELECT count(*) FROM generate_series(1, 100000) AS a, generate_series(1, 100000) AS b\""],
+        0,
+    ),
+    (
+        "a long statement and more behind it",
+        &[
+            "Q \"SELECT count(*) FROM generate_series(1, 100000) AS a, generate_series(1, 100000) AS b\"",
+            "P a \"SELECT 'shared'\" / S",
+            "Q \"SELECT 2\"",
+            "Q \"BEGIN\"",
+        ],
+        0,
+    ),
 ];
 
 #[test]
@@ -59,7 +106,9 @@ fn whoever_leaves_leaves_a_clean_session_that_is_used_again() {
                     }
                 }
                 if note.contains("long statement") {
-                    eventually("it runs", || stand.pids("state = 'active' AND query LIKE '%generate_series%'").len() == 1);
+                    eventually("it runs", || {
+                        stand.pids("state = 'active' AND query LIKE '%generate_series%'").len() == 1
+                    });
                 }
                 match how {
                     "terminate" => {
@@ -90,7 +139,11 @@ fn a_preparation_that_nobody_waited_for_stands_in_nobodys_way() {
     let stand = Stand::new("mode = \"transaction\", size = 1, min_idle = 1");
     let mut keeps = stand.whom("modest").connect().0;
     assert_eq!(ask(&mut keeps, "P k \"SELECT 'shared'\" / S"), ["1", "Z I"]);
-    for sent in ["P a \"SELECT 'shared'\" / S", "P a \"SELECT 'shared'\" / B \"\" a / E \"\" 0 / S", "P a \"SELECT 'shared'\""] {
+    for sent in [
+        "P a \"SELECT 'shared'\" / S",
+        "P a \"SELECT 'shared'\" / B \"\" a / E \"\" 0 / S",
+        "P a \"SELECT 'shared'\"",
+    ] {
         for behind in [SLOW, "SELECT 1/0"] {
             // So that the session does not have it.
             keeps.query("DISCARD ALL");
@@ -120,6 +173,8 @@ fn a_cancel_hits_its_own_client_and_never_the_next_one_of_that_session() {
     let done = AtomicBool::new(false);
     let sent = AtomicUsize::new(0);
     let busy = "SELECT count(*) FROM generate_series(1, 2000)";
+    // Long enough for a cancel to find it.
+    let long = "SELECT count(*) FROM generate_series(1, 300000)";
     let (hit, rounds, others) = std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
@@ -138,7 +193,11 @@ fn a_cancel_hits_its_own_client_and_never_the_next_one_of_that_session() {
                     while !done.load(Ordering::Relaxed) {
                         raw.query(&format!("SET TimeZone = 'Etc/GMT{:+}'", (count + number) % 12));
                         let answer = raw.query(busy);
-                        assert_eq!(answer, ["T count", "D 2000", "C SELECT 1", "Z I"], "never cancelled, after {count}");
+                        assert_eq!(
+                            answer,
+                            ["T count", "D 2000", "C SELECT 1", "Z I"],
+                            "never cancelled, after {count}"
+                        );
                         count += 1;
                     }
                     count
@@ -149,7 +208,16 @@ fn a_cancel_hits_its_own_client_and_never_the_next_one_of_that_session() {
         let end = Instant::now() + Duration::from_secs(6);
         let mut wrong = Vec::new();
         while Instant::now() < end && wrong.is_empty() {
-            for sql in [busy, "SET work_mem = '1MB'", "SET TimeZone = 'Asia/Tokyo'", "SELECT 1", "RESET ALL", "BEGIN", "SELECT 1", "COMMIT"] {
+            for sql in [
+                long,
+                "SET work_mem = '1MB'",
+                "SET TimeZone = 'Asia/Tokyo'",
+                "SELECT 1",
+                "RESET ALL",
+                "BEGIN",
+                "SELECT 1",
+                "COMMIT",
+            ] {
                 let answer = victim.query(sql);
                 let last = answer.last().map(String::as_str);
                 if !matches!(last, Some("Z I" | "Z T" | "Z E")) {
@@ -164,8 +232,11 @@ fn a_cancel_hits_its_own_client_and_never_the_next_one_of_that_session() {
         assert_eq!(wrong, Vec::<String>::new());
         (hit, rounds, others)
     });
-    eprintln!("{hit} hits in {rounds} rounds with {} cancels; {others} statements of others", sent.load(Ordering::Relaxed));
-    assert!(hit > 0 && others > 100);
+    eprintln!(
+        "{hit} hits in {rounds} rounds with {} cancels; {others} statements of others",
+        sent.load(Ordering::Relaxed)
+    );
+    assert!(hit > 0 && others > 20);
     assert_eq!(value(&mut stand.visitor(), "SELECT 1"), "1");
     let idle = stand.metric("fedgate_cancel_requests_total", "idle");
     cancel(gateway, key, &secret);

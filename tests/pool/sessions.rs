@@ -147,7 +147,9 @@ fn who_vanishes_while_waiting_frees_its_place() {
 fn sessions_are_warm_before_anybody_comes() {
     for mode in ["transaction", "session"] {
         let stand = Stand::new(&format!("mode = \"{mode}\", size = 4, min_idle = 3"));
-        eventually("three are open", || stand.pids("application_name = 'fedgate' AND state = 'idle'").len() == 3);
+        eventually("three are open", || {
+            stand.pids("application_name = 'fedgate' AND state = 'idle'").len() == 3
+        });
         eventually("and counted", || stand.metric("fedgate_upstream_connections{", "idle") == 3.0);
         let warm = stand.pids("true");
         assert!(warm.contains(&pid(&mut stand.visitor())), "{mode}: one of them is used");
@@ -165,7 +167,10 @@ fn sessions_end_when_they_are_old_or_unused() {
     raw.query("BEGIN");
     let held = pid(&mut raw);
     eventually("it is old", || {
-        value(&mut raw, "SELECT clock_timestamp() - backend_start > '1.5s' FROM pg_stat_activity WHERE pid = pg_backend_pid()") == "t"
+        value(
+            &mut raw,
+            "SELECT clock_timestamp() - backend_start > '1.5s' FROM pg_stat_activity WHERE pid = pg_backend_pid()",
+        ) == "t"
     });
     assert_eq!(pid(&mut raw), held);
     raw.query("COMMIT");
@@ -230,9 +235,7 @@ fn between() -> (Arc<Between>, String) {
                 continue;
             }
             let far = TcpStream::connect(("127.0.0.1", SOURCE.port())).unwrap();
-            for (mut from, mut to) in
-                [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)]
-            {
+            for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
                 let shared = Arc::clone(&shared);
                 std::thread::spawn(move || {
                     let mut buffer = vec![0; 64 * 1024];
@@ -253,11 +256,10 @@ fn between() -> (Arc<Between>, String) {
 #[test]
 fn a_source_that_is_down_is_left_alone_and_comes_back_without_a_herd() {
     let (between, address) = between();
-    let stand = Stand::with(
-        "mode = \"transaction\", size = 5, min_idle = 2",
-        "catalogue_refresh = \"1h\"",
-        |_| address,
-    );
+    let stand =
+        Stand::with("mode = \"transaction\", size = 5, min_idle = 2", "catalogue_refresh = \"1h\"", |_| {
+            address
+        });
     let mut clients: Vec<Raw> = (0..40).map(|_| stand.visitor()).collect();
     for raw in &mut clients {
         assert_eq!(value(raw, "SELECT 1"), "1");
@@ -276,7 +278,11 @@ fn a_source_that_is_down_is_left_alone_and_comes_back_without_a_herd() {
     // Five at once at the very first, then one at a time with pauses of 25 ms and more that double.
     let attempts = between.connected.load(Ordering::SeqCst) - before;
     let most = 5 + 2 + 8 + began.elapsed().as_secs() as usize;
-    assert!((1..=most).contains(&attempts), "{attempts} attempts for 400 statements in {:?}", began.elapsed());
+    assert!(
+        (1..=most).contains(&attempts),
+        "{attempts} attempts for 400 statements in {:?}",
+        began.elapsed()
+    );
     let before = between.connected.load(Ordering::SeqCst);
     between.down.store(false, Ordering::SeqCst);
     let first = &mut clients[0];

@@ -13,39 +13,75 @@ const SCRIPTS: &[(&str, &[&str])] = &[
     ("nothing", &["SELECT 1", "SELECT 2"]),
     ("SET and RESET", &["SET TimeZone = 'Asia/Tokyo'", "SHOW TimeZone", "RESET TimeZone", "SHOW TimeZone"]),
     ("SET to its default", &["SET work_mem = '1MB'", "SET work_mem TO DEFAULT"]),
-    ("SET TIME ZONE", &["SET TIME ZONE -5", "SELECT now() - now()", "SET TIME ZONE INTERVAL '+02:30' HOUR TO MINUTE"]),
+    (
+        "SET TIME ZONE",
+        &["SET TIME ZONE -5", "SELECT now() - now()", "SET TIME ZONE INTERVAL '+02:30' HOUR TO MINUTE"],
+    ),
     (
         "set_config",
-        &["SELECT set_config('DateStyle', 'SQL, DMY', false)", "SELECT DATE '2020-02-01'", "SELECT set_config('DateStyle', 'ISO', true)"],
+        &[
+            "SELECT set_config('DateStyle', 'SQL, DMY', false)",
+            "SELECT DATE '2020-02-01'",
+            "SELECT set_config('DateStyle', 'ISO', true)",
+        ],
     ),
-    ("SET LOCAL", &["BEGIN", "SET LOCAL TimeZone = 'Asia/Tokyo'", "SHOW TimeZone", "COMMIT", "SHOW TimeZone"]),
+    (
+        "SET LOCAL",
+        &["BEGIN", "SET LOCAL TimeZone = 'Asia/Tokyo'", "SHOW TimeZone", "COMMIT", "SHOW TimeZone"],
+    ),
     ("rolled back", &["BEGIN", "SET TimeZone = 'Asia/Tokyo'", "SHOW TimeZone", "ROLLBACK", "SHOW TimeZone"]),
     ("failed", &["BEGIN", "SET TimeZone = 'Asia/Tokyo'", "SELECT 1/0", "COMMIT", "SHOW TimeZone"]),
     (
         "savepoints",
         &[
-            "BEGIN", "SET search_path = one", "SAVEPOINT a", "SET search_path = two", "SELECT here FROM here",
-            "ROLLBACK TO a", "SELECT here FROM here", "COMMIT", "SELECT here FROM here",
+            "BEGIN",
+            "SET search_path = one",
+            "SAVEPOINT a",
+            "SET search_path = two",
+            "SELECT here FROM here",
+            "ROLLBACK TO a",
+            "SELECT here FROM here",
+            "COMMIT",
+            "SELECT here FROM here",
         ],
     ),
     ("several at once", &["SET work_mem = '2MB'; SET TimeZone = 'Asia/Tokyo'; SELECT 1/0", "SHOW work_mem"]),
     ("several that stay", &["SET work_mem = '2MB'; SET TimeZone = 'Asia/Tokyo'; SELECT 1", "SHOW work_mem"]),
     ("quotes", &["SET search_path = \"it's\", 'two', \"$user\"", "SELECT here FROM here"]),
-    ("RESET ALL", &["SET application_name = 'me'", "SET TimeZone = 'Asia/Tokyo'", "RESET ALL", "SHOW TimeZone"]),
-    ("DISCARD ALL", &["SET application_name = 'me'", "SET search_path = two", "DISCARD ALL", "SHOW search_path"]),
+    (
+        "RESET ALL",
+        &["SET application_name = 'me'", "SET TimeZone = 'Asia/Tokyo'", "RESET ALL", "SHOW TimeZone"],
+    ),
+    (
+        "DISCARD ALL",
+        &["SET application_name = 'me'", "SET search_path = two", "DISCARD ALL", "SHOW search_path"],
+    ),
     ("application_name", &["SET application_name = 'me'", "SELECT 1", "RESET application_name", "SELECT 1"]),
     (
         "application_name rolled back",
-        &["SET application_name = 'before'", "BEGIN", "SET application_name = 'within'", "SELECT 1", "ROLLBACK", "SELECT 1"],
+        &[
+            "SET application_name = 'before'",
+            "BEGIN",
+            "SET application_name = 'within'",
+            "SELECT 1",
+            "ROLLBACK",
+            "SELECT 1",
+        ],
     ),
     ("application_name LOCAL", &["BEGIN", "SET LOCAL application_name = 'within'", "COMMIT", "SELECT 1"]),
     ("of an extension", &["SET hnsw.ef_search = 200", "SELECT 1", "RESET hnsw.ef_search"]),
     ("of an extension, rolled back", &["BEGIN", "SET hnsw.ef_search = 200", "ROLLBACK"]),
     (
         "characteristics",
-        &["SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE", "SHOW transaction_isolation"],
+        &[
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SHOW transaction_isolation",
+        ],
     ),
-    ("of the role", &["SHOW lock_timeout", "SET lock_timeout = '7s'", "RESET lock_timeout", "SHOW lock_timeout"]),
+    (
+        "of the role",
+        &["SHOW lock_timeout", "SET lock_timeout = '7s'", "RESET lock_timeout", "SHOW lock_timeout"],
+    ),
 ];
 
 /// What the two begin with: keys of their own, `options`, nothing.
@@ -57,13 +93,19 @@ const STARTS: &[&[(&str, &str)]] = &[
 
 /// As the client sees it: without the gateway's prefix in its name at the source.
 fn seen(messages: &[Message]) -> Vec<String> {
-    full(messages).into_iter().map(|line| line.replace("fedgate/visitor", "").replace("  ", " ").trim_end().to_owned()).collect()
+    full(messages)
+        .into_iter()
+        .map(|line| line.replace("fedgate/visitor", "").replace("  ", " ").trim_end().to_owned())
+        .collect()
 }
 
 #[test]
 fn two_clients_with_different_settings_on_one_session_see_their_own() {
     let stand = Stand::new("mode = \"transaction\", size = 1, min_idle = 1");
-    SOURCE.execute(&stand.database, &format!("ALTER ROLE {SUPERUSER} IN DATABASE {} SET lock_timeout = '11min'", stand.database));
+    SOURCE.execute(
+        &stand.database,
+        &format!("ALTER ROLE {SUPERUSER} IN DATABASE {} SET lock_timeout = '11min'", stand.database),
+    );
     // Sessions that were warm before do not know of it.
     stand.ask("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'fedgate' OR application_name LIKE 'fedgate/%' AND datname = current_database()");
     eventually("fresh ones", || stand.pids("true").len() == 1);
@@ -71,19 +113,28 @@ fn two_clients_with_different_settings_on_one_session_see_their_own() {
     for (number, start) in STARTS.iter().enumerate() {
         let with = |whom: Whom| start.iter().fold(whom, |whom, (name, value)| whom.with(name, value));
         for (note, script) in SCRIPTS {
-            let read_only = if start.iter().any(|(name, _)| *name == "options") { "" } else { "-c default_transaction_read_only=on" };
+            let read_only = if start.iter().any(|(name, _)| *name == "options") {
+                ""
+            } else {
+                "-c default_transaction_read_only=on"
+            };
             let direct = with(stand.direct());
             let direct = if read_only.is_empty() { direct } else { direct.with("options", read_only) };
             let (mut there, there_greeting) = direct.connect();
             let (mut here, here_greeting) = with(stand.whom("visitor")).connect();
             let sorted = |messages: &[Message]| {
                 let mut lines = full(messages);
-                lines.retain(|line| line.starts_with("S ") && !line.contains("default_transaction_read_only"));
+                lines
+                    .retain(|line| line.starts_with("S ") && !line.contains("default_transaction_read_only"));
                 lines.sort();
                 lines
             };
             if sorted(&there_greeting) != sorted(&here_greeting) {
-                wrong.push(format!("{note}, start {number}: greeting {:?} {:?}", sorted(&there_greeting), sorted(&here_greeting)));
+                wrong.push(format!(
+                    "{note}, start {number}: greeting {:?} {:?}",
+                    sorted(&there_greeting),
+                    sorted(&here_greeting)
+                ));
             }
             // The same kind of session, and another kind.
             let mut others = [
@@ -109,13 +160,17 @@ fn two_clients_with_different_settings_on_one_session_see_their_own() {
                 here.write(&question);
                 let (there, here) = (seen(&there.read_until(b"Z", 1)), seen(&here.read_until(b"Z", 1)));
                 if there != here {
-                    wrong.push(format!("{note}, start {number}: {sql}\n  directly {there:?}\n  gateway  {here:?}"));
+                    wrong.push(format!(
+                        "{note}, start {number}: {sql}\n  directly {there:?}\n  gateway  {here:?}"
+                    ));
                 }
                 if here.last().is_some_and(|last| last == "Z I") {
                     for (other, theirs) in others.iter_mut().zip(&theirs) {
                         let now = other.query(MINE);
                         if now != *theirs {
-                            wrong.push(format!("{note}, start {number}: after {sql} another sees {now:?}, not {theirs:?}"));
+                            wrong.push(format!(
+                                "{note}, start {number}: after {sql} another sees {now:?}, not {theirs:?}"
+                            ));
                         }
                     }
                 }
@@ -131,7 +186,9 @@ fn two_clients_with_different_settings_on_one_session_see_their_own() {
 fn the_source_sees_who_has_a_session() {
     for mode in ["transaction", "session"] {
         let stand = Stand::new(&format!("mode = \"{mode}\", size = 1, min_idle = 1"));
-        let names = || stand.ask("SELECT string_agg(application_name, ',') FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fedgate%' AND application_name <> 'fedgate own queries'");
+        let names = || {
+            stand.ask("SELECT string_agg(application_name, ',') FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'fedgate%' AND application_name <> 'fedgate own queries'")
+        };
         for (user, name, wanted) in [
             ("visitor", "", "fedgate/visitor"),
             ("modest", "it's me", "fedgate/modest it's me"),
@@ -184,7 +241,13 @@ fn sessions_of_session_mode_come_clean_to_the_next_client() {
         raw.query("DECLARE c CURSOR WITH HOLD FOR SELECT 1");
     }
     let mut last = stand.visitor();
-    assert_eq!(value(&mut last, "SELECT (SELECT count(*) FROM pg_prepared_statements) + (SELECT count(*) FROM pg_cursors)"), "0");
+    assert_eq!(
+        value(
+            &mut last,
+            "SELECT (SELECT count(*) FROM pg_prepared_statements) + (SELECT count(*) FROM pg_cursors)"
+        ),
+        "0"
+    );
     assert_eq!(ask(&mut last, "B \"\" \"\" / S"), ["E 26000", "Z I"]);
     stand.end();
 }

@@ -19,7 +19,15 @@ impl<'s> Client<'s> {
         let state = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let raw = Self::connect(stand, number);
         let mut client = Self {
-            stand, number, state, raw, zone: "UTC".to_owned(), name: String::new(), prepared: false, vanished: 0, checked: 0,
+            stand,
+            number,
+            state,
+            raw,
+            zone: "UTC".to_owned(),
+            name: String::new(),
+            prepared: false,
+            vanished: 0,
+            checked: 0,
         };
         client.began();
         client
@@ -55,16 +63,27 @@ impl<'s> Client<'s> {
         let (me, id) = (self.number, 1 + self.random(1000));
         match self.random(13) {
             0 => {
-                let answer = self.raw.query(&format!("SELECT {me}, name, current_setting('TimeZone') FROM probe WHERE id = {id}"));
+                let answer = self.raw.query(&format!(
+                    "SELECT {me}, name, current_setting('TimeZone') FROM probe WHERE id = {id}"
+                ));
                 let row = format!("D {me} name {id} {}", self.zone);
                 self.is("simple", &answer, &["T ?column? name current_setting", &row, "C SELECT 1", "Z I"]);
             }
             1 => {
-                let answer = ask(&mut self.raw, &format!("P \"\" \"SELECT $1::int, name FROM probe WHERE id = $2\" [23, 23] / B \"\" \"\" [\"{me}\", \"{id}\"] / E \"\" 0 / S"));
+                let answer = ask(
+                    &mut self.raw,
+                    &format!(
+                        "P \"\" \"SELECT $1::int, name FROM probe WHERE id = $2\" [23, 23] / B \"\" \"\" [\"{me}\", \"{id}\"] / E \"\" 0 / S"
+                    ),
+                );
                 self.is("extended", &answer, &["1", "2", &format!("D {me} name {id}"), "C SELECT 1", "Z I"]);
             }
             2 | 3 => {
-                let parse = if self.prepared { "" } else { "P S_1 \"SELECT {me}, $1::int, current_setting('TimeZone')\" [23] / " };
+                let parse = if self.prepared {
+                    ""
+                } else {
+                    "P S_1 \"SELECT {me}, $1::int, current_setting('TimeZone')\" [23] / "
+                };
                 let parse = parse.replace("{me}", &me.to_string());
                 let answer = ask(&mut self.raw, &format!("{parse}B \"\" S_1 [\"{id}\"] / E \"\" 0 / S"));
                 let row = format!("D {me} {id} {}", self.zone);
@@ -74,7 +93,9 @@ impl<'s> Client<'s> {
             }
             4 => {
                 self.raw.query("BEGIN");
-                self.raw.query(&format!("DECLARE c CURSOR FOR SELECT {me}, id FROM probe WHERE id >= {id} ORDER BY id"));
+                self.raw.query(&format!(
+                    "DECLARE c CURSOR FOR SELECT {me}, id FROM probe WHERE id >= {id} ORDER BY id"
+                ));
                 let answer = self.raw.query("FETCH 1 c");
                 self.is("cursor", &answer, &["T ?column? id", &format!("D {me} {id}"), "C FETCH 1", "Z T"]);
                 let answer = self.raw.query("COMMIT");
@@ -127,7 +148,9 @@ impl<'s> Client<'s> {
             _ => {
                 // Goes, in the middle of something, and comes again.
                 match self.random(5) {
-                    0 => send_query(&mut self.raw, "SELECT repeat('x', 1000) FROM generate_series(1, 3000000)"),
+                    0 => {
+                        send_query(&mut self.raw, "SELECT repeat('x', 1000) FROM generate_series(1, 3000000)")
+                    }
                     1 => drop(self.raw.query("BEGIN; SET TimeZone = 'Asia/Tokyo'")),
                     2 => send(&mut self.raw, "P S_9 \"SELECT 'left'\" / B \"\" S_9"),
                     3 => send(&mut self.raw, "P S_9 \"SELECT 'left'\" / S"),
@@ -135,7 +158,11 @@ impl<'s> Client<'s> {
                 }
                 let new = Self::connect(self.stand, self.number);
                 let old = std::mem::replace(&mut self.raw, new);
-                if self.random(2) == 0 { reset(old) } else { drop(old) }
+                if self.random(2) == 0 {
+                    reset(old)
+                } else {
+                    drop(old)
+                }
                 self.began();
                 self.vanished += 1;
             }
