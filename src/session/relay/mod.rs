@@ -436,10 +436,15 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 }
             }
             progress |= self.judge.poll_long(cx);
-            // Before the message that waits for it, which would find it given back again.
-            progress |= self.poll_lease(cx);
-            if let Err(end) = self.take_client_messages() {
-                return Poll::Ready(end);
+            loop {
+                if let Err(end) = self.take_client_messages() {
+                    return Poll::Ready(end);
+                }
+                // The message that waits for a session goes before that could be given back again.
+                if !self.poll_lease(cx) {
+                    break;
+                }
+                progress = true;
             }
             progress |= self.works.poll(cx);
             match self.lease.poll_flush(cx) {
