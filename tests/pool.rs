@@ -10,6 +10,7 @@ mod attack;
 mod leaving;
 #[path = "pool/prepared.rs"]
 mod prepared;
+#[allow(dead_code, reason = "shared with the comparison with a server, which uses all of it")]
 #[path = "wire/raw.rs"]
 mod raw;
 #[path = "pool/sessions.rs"]

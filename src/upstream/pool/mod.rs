@@ -106,6 +106,8 @@ struct Inner {
     /// Sessions that are open or being opened.
     live: usize,
     /// The last one that was given back at the end.
+    // Boxed, so that handing one on moves a pointer.
+    #[expect(clippy::vec_box, reason = "clients get them boxed; what is idle is not unpacked in between")]
     idle: Vec<Box<Backend>>,
     waiting: Queue<ClientUser, runtime::Id, Waiter>,
     failing: Option<Failing>,
