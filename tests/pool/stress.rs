@@ -172,7 +172,7 @@ impl<'s> Client<'s> {
 
 #[test]
 fn each_of_many_clients_sees_its_own_rows_and_settings() {
-    let seconds = std::env::var("POOL_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(10);
+    let seconds = std::env::var("POOL_SECONDS").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or(6);
     let stand = Stand::new("mode = \"transaction\", size = 3, min_idle = 2, wait = \"60s\"");
     let (checked, vanished) = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..40)

@@ -263,6 +263,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         backend.settings = Arc::clone(&shared.settings);
         backend.application_name.clone_from(&shared.application_name);
         self.lease.outbound.query(&permit);
+        self.unnamed_is_here(false);
         self.expect(Expect::Own(Own::Settings));
         true
     }
@@ -677,6 +678,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if !self.expects.iter().any(|expect| matches!(expect, Expect::Own(_))) {
             self.unmute();
         }
+        if let (Some(Expect::Own(Own::Sync)), Some(status)) = (&own, status) {
+            // It may have ended what the client has sent without a Sync, before a Query: BEGIN, for one.
+            self.status = status;
+        }
         if status != Some(self.status) {
             return Err(End::SourceGone("is not where the client's transaction is"));
         }
@@ -737,6 +742,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         if asks {
             shared.dirty = false;
+            // A Query takes it away.
+            shared.unnamed_here = false;
             self.lease.outbound.query(&Permit::state());
             self.expect(Expect::Own(Own::State(Vec::new(), false)));
             return true;
