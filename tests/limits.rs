@@ -654,7 +654,7 @@ fn a_cost_that_cannot_be_had_is_no_pass() {
     // Its connection is cut: another one is made.
     source().execute(
         "postgres",
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fedgate' AND query LIKE '%EXPLAIN%'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fedgate own queries' AND query LIKE '%EXPLAIN%'",
     );
     assert_eq!(ask(&mut raw, "SELECT 2").error, None);
     assert_eq!(
@@ -780,7 +780,7 @@ fn a_source_that_does_not_answer_suffers() {
     door.set(Behind::Silence(Vec::new()));
     source().execute(
         "postgres",
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fedgate' AND query = 'SELECT 1'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fedgate own queries' AND query = 'SELECT 1'",
     );
     until("it holds back", || ceiling() == 1.0 && samples("failed") > 0.0);
     ask(&mut two, "SELECT 1")

@@ -199,7 +199,7 @@ impl House {
     /// Sessions that the gateway has for clients at the source.
     pub fn sessions(&self) -> usize {
         let sql = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE usename = '{}' AND application_name <> 'fedgate'",
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = '{}' AND application_name LIKE 'fedgate/%'",
             self.role
         );
         self.source().value("postgres", &sql).and_then(|count| count.parse().ok()).expect("a count")

@@ -355,7 +355,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             None if lost || (self.closing && matches!(end, End::Client)) => {}
             None => self.end_session(busy).await,
         }
-        if matches!(end, End::Fatal(_)) {
+        if matches!(end, End::Fatal(_) | End::SourceGone(_)) {
             let _ = tokio::time::timeout(bounded, self.hear_out()).await;
         }
         end
