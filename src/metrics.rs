@@ -705,6 +705,8 @@ pub struct UpstreamCounted {
 impl UpstreamCounted {
     /// Moves the connection to another state.
     pub fn now(&mut self, state: UpstreamState) {
+        // Out of one before it is in the other: whoever looks meanwhile sees no more connections than there are.
+        self._counted = None;
         self._counted = self.gauges.get(state).cloned().map(Counted::new);
     }
 }
