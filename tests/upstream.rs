@@ -812,7 +812,7 @@ async fn the_gateways_own_queries_run_on_pinned_sessions() {
                 )
                 .await
                 .unwrap();
-            assert_eq!((row.get(0), row.get(1), row.get(2)), ("1min", "fedgate", "é"));
+            assert_eq!((row.get(0), row.get(1), row.get(2)), ("1min", "fedgate own queries", "é"));
             let error = client.batch_execute("CREATE TABLE public.t ()").await.unwrap_err();
             assert_eq!(error.code().map(|code| code.code()), Some("25006"));
             drop(client);
