@@ -12,7 +12,6 @@ mod leaving;
 mod prepared;
 #[allow(dead_code, reason = "shared with the comparison with a server, which uses all of it")]
 #[path = "wire/raw.rs"]
-#[allow(dead_code, reason = "it is shared with tests that use more of it")]
 mod raw;
 #[path = "pool/sessions.rs"]
 mod sessions;
