@@ -2,7 +2,7 @@
 //!
 //! Invariant: a tag decides the text of a refusal only; nothing is admitted because of it.
 
-use super::lexer::{Kind, Token};
+use super::lexer::{Item, Kind, Lexer, Token, utf8};
 
 /// Kinds of objects of two and more words, before the one-word rule applies.
 const OBJECTS: &[&[&str]] = &[
@@ -40,6 +40,23 @@ const MODIFIERS: &[&str] = &[
 
 fn word<'t>(tokens: &'t [Token<'_>], at: usize) -> Option<&'t str> {
     tokens.get(at).filter(|token| matches!(token.kind, Kind::Word(_))).map(|token| token.text.as_ref())
+}
+
+/// Whether the first statement of a text begins a transaction block.
+pub fn begins_block(text: &[u8]) -> bool {
+    let Ok(text) = utf8(text) else { return false };
+    let mut lexer = Lexer::new(text);
+    loop {
+        match lexer.next_item() {
+            Ok(Some(Item::Comment(_))) => {}
+            Ok(Some(Item::Token(token))) if token.text == ";" => {}
+            Ok(Some(Item::Token(token))) => {
+                return matches!(token.kind, Kind::Word(_))
+                    && matches!(token.text.as_ref(), "begin" | "start");
+            }
+            Ok(None) | Err(_) => return false,
+        }
+    }
 }
 
 /// The tag of a command that is no query (`CreateCommandTag` of PostgreSQL), if its first words tell.

@@ -218,6 +218,15 @@ impl House {
         line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
     }
 
+    /// Until a metric has this value.
+    pub fn wait_for_metric(&self, name: &str, value: f64) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.metric(name) != value {
+            assert!(Instant::now() < deadline, "{name} is {}, not {value}", self.metric(name));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn gauges(&self) -> Gauges {
         let (_, text) = http_get(self.gateway.http(), "/metrics").expect("metrics");
         let gauges =

@@ -66,6 +66,18 @@ fn who_waits_too_long_hears_of_it_and_lives_on() {
     assert_eq!(other.query("SELECT 1")[1], "D 1");
     assert_eq!(ask(&mut other, "B \"\" s1 / S"), ["E 26000", "Z I"], "its Parse has failed");
     assert_eq!(stand.metric("fedgate_pool_timeouts_total", "wire"), 3.0);
+
+    // Nobody has seen PostgreSQL refuse BEGIN, so drivers count on it: such a client has to come again.
+    one.query("BEGIN");
+    for begin in [
+        "Q \"BEGIN\"",
+        "Q \"/* x */; Start Transaction; SELECT 1\"",
+        "P \"\" \"begin\" / B \"\" \"\" / E \"\" 0 / S",
+    ] {
+        let mut visitor = stand.visitor();
+        assert_eq!(ask(&mut visitor, begin), ["E FATAL 53300"], "{begin}");
+    }
+    one.query("COMMIT");
     stand.end();
 
     let stand = Stand::new("mode = \"session\", size = 1, min_idle = 1, wait = \"200ms\"");

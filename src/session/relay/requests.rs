@@ -5,6 +5,8 @@
 
 use super::limits::Allowed;
 use super::*;
+use crate::sql::tag;
+use crate::wire::Severity;
 
 /// A name for a Parse of the gateway's own, which never succeeds and so never exists.
 const OWN_NAME: &[u8] = b"fedgate refused a statement";
@@ -123,7 +125,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 if self.may_be_passed_over() {
                     return Ok(Handled::Wait);
                 }
-                if let Some(handled) = self.unleased(b'F', OWN_NAME) {
+                if let Some(handled) = self.unleased(b'F', OWN_NAME, b"") {
                     return Ok(handled);
                 }
                 match self.judge.may_call().and_then(|()| judge_function_call(body)) {
@@ -155,7 +157,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 {
                     return Ok(handled);
                 }
-                if let Some(handled) = self.unleased(kind, OWN_NAME) {
+                if let Some(handled) = self.unleased(kind, OWN_NAME, b"") {
                     return Ok(handled);
                 }
                 if matches!(target, Target::Statement(b"")) && !self.drop_leftover() {
@@ -180,7 +182,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             b'E' => self.handle_execute(frontend::execute(body)?, body),
             b'C' => {
                 let target = frontend::target(body)?;
-                if let Some(handled) = self.unleased(kind, OWN_NAME) {
+                if let Some(handled) = self.unleased(kind, OWN_NAME, b"") {
                     return Ok(handled);
                 }
                 if let Target::Statement(name) = target
@@ -207,14 +209,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
     }
 
-    /// Nothing, when there is a session to send to; otherwise what becomes of a message of this kind.
-    fn unleased(&mut self, kind: u8, name: &[u8]) -> Option<Handled> {
+    /// Nothing, when there is a session to send to; otherwise what becomes of a message of this kind, which brings `sql`.
+    fn unleased(&mut self, kind: u8, name: &[u8], sql: &[u8]) -> Option<Handled> {
         match self.leased() {
             Leased::Yes => None,
             Leased::Wait => Some(Handled::Leasing),
-            Leased::No(error) if error.severity == crate::wire::Severity::Fatal => {
-                Some(Handled::End(End::Fatal(error)))
-            }
+            Leased::No(error) if error.severity == Severity::Fatal => Some(turned_away(error)),
+            Leased::No(error) if tag::begins_block(sql) => Some(turned_away(error)),
             Leased::No(error) if matches!(kind, b'Q' | b'F') => Some(self.refuse_query(name, error, true)),
             Leased::No(error) => Some(self.refuse_extended(name, error, true)),
         }
@@ -236,6 +237,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         match self.doorway.enter() {
             Entry::Yes => None,
             Entry::NotYet => Some(Handled::Paused),
+            Entry::No(error) if begins_block(kind, body) => Some(turned_away(error)),
             Entry::No(error) => Some(match kind {
                 b'Q' | b'F' | b'S' => self.refuse_query(OWN_NAME, error, true),
                 // A Parse without a name takes the unnamed statement with it, whatever becomes of it.
@@ -317,7 +319,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             self.edit(|out| backend::ready_for_query(Status::Idle, out));
             return Handled::Done;
         }
-        if let Some(handled) = self.unleased(b'S', OWN_NAME) {
+        if let Some(handled) = self.unleased(b'S', OWN_NAME, b"") {
             return handled;
         }
         self.skip = Skip::No;
@@ -343,7 +345,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return Ok(Handled::Wait);
         }
         if !(refused && self.at_rest())
-            && let Some(handled) = self.unleased(b'Q', b"")
+            && let Some(handled) = self.unleased(b'Q', b"", sql)
         {
             return Ok(handled);
         }
@@ -569,7 +571,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             let error = self.judge.refused(parse.sql, &refusal);
             return Ok(self.refuse_extended(parse.name, error, false));
         }
-        if let Some(handled) = self.unleased(b'P', parse.name) {
+        if let Some(handled) = self.unleased(b'P', parse.name, parse.sql) {
             return Ok(handled);
         }
         match admitted.map_or(Allowed::Yes, |admitted| self.allowed_parse(&parse, admitted)) {
@@ -669,7 +671,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     fn handle_bind(&mut self, bind: frontend::Bind<'_>, body: &[u8]) -> Result<Handled, Malformed> {
-        if let Some(handled) = self.unleased(b'B', OWN_NAME) {
+        if let Some(handled) = self.unleased(b'B', OWN_NAME, b"") {
             return Ok(handled);
         }
         if bind.statement.is_empty() && !self.drop_leftover() {
@@ -707,7 +709,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         {
             return Ok(handled);
         }
-        if let Some(handled) = self.unleased(b'E', OWN_NAME) {
+        if let Some(handled) = self.unleased(b'E', OWN_NAME, b"") {
             return Ok(handled);
         }
         match self.allowed_execute(portal) {
@@ -852,6 +854,22 @@ fn does_not_exist(effect: &Effect) -> ClientError {
         _ => "",
     };
     shared::does_not_exist(name.as_bytes())
+}
+
+/// The end of a client that begins a transaction and gets no session for it. PostgreSQL never answers BEGIN with an ERROR,
+/// so drivers count a block before they have their answer (psycopg 3 fails an assertion at its next one); PgBouncer ends
+/// the session here, too.
+fn turned_away(error: ClientError) -> Handled {
+    Handled::End(End::Fatal(ClientError { severity: Severity::Fatal, ..error }))
+}
+
+fn begins_block(kind: u8, body: &[u8]) -> bool {
+    let sql = match kind {
+        b'Q' => frontend::query(body).ok(),
+        b'P' => frontend::parse(body).ok().map(|parse| parse.sql),
+        _ => None,
+    };
+    sql.is_some_and(tag::begins_block)
 }
 
 fn known(kind: u8) -> bool {
