@@ -77,9 +77,8 @@ def bulk(proxy, kind, rows, seconds, at_once=1000):
 
 def idle(proxy, count, user=USER):
     """KiB for each of `count` clients that have logged in, read once and wait."""
-    # What the first clients make it take once, and what it gives back of its start, is not a client's price: a fifth of
-    # them comes first and stays, and the others count.
-    first = max(16, count // 5)
+    # What the first clients make it take once is not a client's price: a few come first and stay, and the others count.
+    first = 16
     with contextlib.ExitStack() as stack:
         for at in range(count):
             if at == first:

@@ -22,7 +22,7 @@ MOST_CLIENTS = 12_000
 POOL, SESSIONS = 20, 1_100
 FEW, CERTIFIED = "bench_few", "bench_cert"
 FEW_ROUNDS = 16
-SESSION_POOL = 'pool = { mode = "session" }'
+SESSION_POOL = f'pool = {{ mode = "session", size = {SESSIONS}, min_idle = 2 }}'
 TRANSACTION_POOL = f'pool = {{ mode = "transaction", size = {POOL}, min_idle = 2, wait = "30s" }}'
 
 

@@ -4,10 +4,12 @@ Invariant: all paths have the same load in the same round before the next round 
 """
 
 import contextlib
+import os
 import statistics
 import sys
 import time
 from dataclasses import dataclass, field
+from unittest import mock
 
 from bench_parts import loads, wire
 from bench_parts.peers import MOST_CLIENTS
@@ -178,4 +180,7 @@ def _measure(job, path, proxy, ground, rows_in_table, rates, connect):
         return loads.latencies(proxy, job.mode, job.clients, job.seconds + round(connect[path.name]), rates[path.name], ground.folder, user)
     with contextlib.ExitStack() as stack:
         # A process of its own: what earlier loads left in its allocator would make its clients look cheap.
-        return loads.idle(path.start(ground, stack), job.clients, user.get("user", USER))
+        # What is freed shall be seen as free at once, where an allocator (mimalloc) lets itself be told.
+        with mock.patch.dict(os.environ, MIMALLOC_PURGE_DELAY="0"):
+            proxy = path.start(ground, stack)
+        return loads.idle(proxy, job.clients, user.get("user", USER))

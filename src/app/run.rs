@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -514,7 +515,8 @@ impl Drop for Place {
 }
 
 /// Runs what serves one client; a panic in it ends that and nothing else.
-async fn contained(session: impl Future<Output = ()>, address: SocketAddr, metrics: &Metrics) {
+async fn contained(session: Pin<Box<impl Future<Output = ()>>>, address: SocketAddr, metrics: &Metrics) {
+    // Boxed by the caller: a future that is handed on lies in its task at each hand it goes through.
     if AssertUnwindSafe(session).catch_unwind().await.is_err() {
         panicked(address, metrics);
     }
@@ -567,7 +569,7 @@ impl Acceptor {
             if let Some(place) = Place::take(&self.turned_away, TURNED_AWAY_AT_ONCE) {
                 tokio::spawn(async move {
                     let _place = place;
-                    let turned = session::turn_away(stream, address, &shared, &kept, draining);
+                    let turned = Box::pin(session::turn_away(stream, address, &shared, &kept, draining));
                     contained(turned, address, &kept.metrics).await;
                 });
             } else {
@@ -582,7 +584,7 @@ impl Acceptor {
             let _counted = kept.metrics.client();
             let metrics = Arc::clone(&kept.metrics);
             let Ok(stream) = TcpStream::from_std(stream) else { return };
-            let session = session::serve(stream, address, shared, kept, buffers);
+            let session = Box::pin(session::serve(stream, address, shared, kept, buffers));
             contained(session, address, &metrics).await;
         });
         Ok(())
@@ -611,7 +613,7 @@ mod tests {
                         tokio::task::yield_now().await;
                         assert!(!panics, "a defect");
                     };
-                    contained(session, address, &metrics).await;
+                    contained(Box::pin(session), address, &metrics).await;
                     told.send(()).unwrap();
                 });
             }

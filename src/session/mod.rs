@@ -51,7 +51,7 @@ use crate::guard::{Mode, Refusal, VerdictCache, settings};
 use crate::ids::{ClientUser, SourceName};
 use crate::metrics::{Metrics, SourceMetrics, StartupFailure, UpstreamState};
 use crate::sqlstate::SqlState;
-use crate::status::{Fault, SourceReporter};
+use crate::status::{Fault, SessionCounted, SourceReporter};
 use crate::tls::common_name;
 use crate::upstream::{Backend, Lease, OpenError, Opening, Pool, PoolError, Settings, Source};
 use crate::wire::startup::Startup;
@@ -245,6 +245,68 @@ pub async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let began = Instant::now();
+    // What a start needs is gone behind it: an idle client is to cost little.
+    let started = Box::pin(start(stream, address, began, Arc::clone(&shared), kept, buffers)).await;
+    // A session under way does not keep an older configuration alive.
+    drop(shared);
+    let Some(Started { relay, session }) = started else { return };
+    let end = relay.run().await;
+    session.end(&end);
+}
+
+/// A session that relays from now on, and what it holds meanwhile.
+struct Started<S> {
+    relay: Box<Relay<ClientStream<S>>>,
+    session: Session,
+}
+
+/// What a session holds, and what is told when it ends.
+struct Session {
+    began: Instant,
+    config: Arc<config::Source>,
+    user: ClientUser,
+    address: SocketAddr,
+    registration: Option<Registration>,
+    seat: Seat,
+    _counted: SessionCounted,
+    _watched: AbortOnDropHandle<()>,
+}
+
+impl Session {
+    fn end(self, end: &End) {
+        let Self { began, config, user, address, registration, seat, .. } = self;
+        // Before anybody can read that the session ended, its key is nobody's, and its place is free.
+        drop(registration);
+        drop(seat);
+        match end {
+            End::Client | End::ClientGone => {
+                tracing::info!(source = %config.name, %user, %address, lasted = ?began.elapsed(), ?end, "session ended");
+            }
+            End::SourceGone(why) => {
+                tracing::warn!(source = %config.name, %user, %address, lasted = ?began.elapsed(), why, "session ended by the source");
+            }
+            End::Fatal(error) => {
+                tracing::warn!(
+                    source = %config.name, %user, %address, lasted = ?began.elapsed(),
+                    sqlstate = error.sqlstate.as_str(), reason = error.message, "session ended by the gateway"
+                );
+            }
+        }
+    }
+}
+
+/// From a client's first byte to a session; nothing where it gets none, and has been told so.
+async fn start<S>(
+    stream: S,
+    address: SocketAddr,
+    began: Instant,
+    shared: Arc<Shared>,
+    kept: Arc<Keepsakes>,
+    buffers: Buffers,
+) -> Option<Started<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
     let mut slot = Some(ClientStream::Plain(stream));
     let mut waiting = None;
     let patience = Patience::new(shared.gateway.startup_timeout);
@@ -259,8 +321,7 @@ pub async fn serve<S>(
         }
     };
     let begun = match begun.unwrap_or_else(|| Err(too_long(waiting))) {
-        Ok(Some(begun)) => begun,
-        Ok(None) => return,
+        Ok(begun) => begun?,
         Err(end) => {
             let reason = match &end {
                 StartupEnd::Refused(reason, _) | StartupEnd::Broken(reason, _) => *reason,
@@ -270,10 +331,25 @@ pub async fn serve<S>(
             if let (StartupEnd::Refused(_, error), Some(stream)) = (&end, &mut slot) {
                 let _ = timeout(FAREWELL, stream.refuse(error)).await;
             }
-            return;
+            return None;
         }
     };
-    let Some(stream) = slot else { return };
+    Some(establish(slot?, begun, go, began, &shared, &kept, buffers))
+}
+
+/// Puts together what relays for a client that has its session or its place.
+fn establish<S>(
+    stream: ClientStream<S>,
+    begun: Begun,
+    go: oneshot::Receiver<()>,
+    began: Instant,
+    shared: &Shared,
+    kept: &Keepsakes,
+    buffers: Buffers,
+) -> Started<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
     kept.metrics.established();
     let Begun {
         open,
@@ -292,15 +368,14 @@ pub async fn serve<S>(
         (None, Some(shares)) => shares.registration.asked(),
         (None, None) => Arc::default(),
     };
-    let _session = open.reporter.session();
     let config = Arc::clone(&snapshot.config);
-    let user = who.user.clone();
+    let (user, address) = (who.user.clone(), who.address);
     tracing::info!(source = %config.name, %user, %address, took = ?began.elapsed(), "session began");
     let (word, drain) = watch::channel(*kept.drain.borrow());
     let (snapshots, rulings) = (open.snapshots.clone(), kept.rulings.clone());
     let watch_over =
         watch_over(word, kept.drain.clone(), snapshots, rulings, go, config.name.clone(), who.clone());
-    let _watched = AbortOnDropHandle::new(tokio::spawn(watch_over));
+    let watched = AbortOnDropHandle::new(tokio::spawn(watch_over));
     let voice = kept.trail.as_ref().map(|trail| trail::Voice {
         trail: Arc::clone(trail),
         source: config.name.shared(),
@@ -319,7 +394,8 @@ pub async fn serve<S>(
     )
     .with_voice(voice)
     .with_rulings(kept.rulings.clone());
-    let relay = Relay::new(Parts {
+    let counted = open.reporter.session();
+    let relay = Box::new(Relay::new(Parts {
         client: stream,
         early,
         client_buffers: buffers.client,
@@ -339,27 +415,10 @@ pub async fn serve<S>(
         },
         name_prefix,
         metrics: open.metrics.clone(),
-    });
-    // A session under way does not keep an older configuration alive.
-    drop(shared);
-    let end = relay.run().await;
-    // Before anybody can read that the session ended, its key is nobody's, and its place is free.
-    drop(registration);
-    drop(seat);
-    match &end {
-        End::Client | End::ClientGone => {
-            tracing::info!(source = %config.name, %user, %address, lasted = ?began.elapsed(), ?end, "session ended");
-        }
-        End::SourceGone(why) => {
-            tracing::warn!(source = %config.name, %user, %address, lasted = ?began.elapsed(), why, "session ended by the source");
-        }
-        End::Fatal(error) => {
-            tracing::warn!(
-                source = %config.name, %user, %address, lasted = ?began.elapsed(),
-                sqlstate = error.sqlstate.as_str(), reason = error.message, "session ended by the gateway"
-            );
-        }
-    }
+    }));
+    let session =
+        Session { began, config, user, address, registration, seat, _counted: counted, _watched: watched };
+    Started { relay, session }
 }
 
 /// A session that may begin to relay.

@@ -315,8 +315,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     /// Relays until one side ends it; then says goodbye to both as far as they can hear it.
-    pub async fn run(mut self) -> End {
+    pub async fn run(mut self: Box<Self>) -> End {
         let end = std::future::poll_fn(|cx| self.poll_run(cx)).await;
+        // Apart, so that no session holds the room for its end as long as it lasts.
+        Box::pin(self.say_goodbye(end)).await
+    }
+
+    async fn say_goodbye(&mut self, end: End) -> End {
         let busy = !self.expects.is_empty();
         let last_word = match &end {
             // One last word: the source's own clock may have been as fast.
