@@ -11,7 +11,7 @@ use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
 use super::form;
-use super::shape::shape;
+use super::shape::{Template, shape};
 use crate::guard::{Admitted, Context, Effect, Mode, Permit, Step, Verdict, judge};
 use crate::ids::{SourceName, StatementClass};
 use crate::sql::Limits;
@@ -27,6 +27,41 @@ pub struct VerdictCache {
     cache: Cache<Key, Arc<Verdict>, Weight>,
     /// By the shape of a query in place of its text; only what was admitted as a read without any effect.
     shapes: Cache<Key, Arc<Verdict>, Weight>,
+}
+
+/// What one caller was told last, of a text that is often sent again with other numbers.
+pub struct Last {
+    template: Template,
+    verdict: Arc<Verdict>,
+    source: SourceName,
+    generation: u64,
+    mode: Mode,
+    limits: Limits,
+}
+
+/// Whether the cache has grown by a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    Yes,
+    No,
+}
+
+impl Last {
+    /// The verdict on `text`, where that is the last one but for numbers.
+    fn verdict(&self, text: &[u8], ctx: &Context<'_>, generation: u64) -> Option<Arc<Verdict>> {
+        let Context { catalogue: _, mode, limits, source } = *ctx;
+        let same = generation == self.generation
+            && mode == self.mode
+            && *limits == self.limits
+            && *source == self.source
+            && text.len() <= limits.bytes;
+        let piece = self.template.matches(text).filter(|_| same)?;
+        let [Step::Admit(admitted)] = self.verdict.steps.as_slice() else { return None };
+        let permit = Permit::new(Bytes::copy_from_slice(text.get(piece.clone())?));
+        let admitted = Admitted { permit, offset: piece.start, ..admitted.clone() };
+        // Digits do not make another form of it.
+        Some(Arc::new(Verdict { form: self.verdict.form, steps: vec![Step::Admit(admitted)] }))
+    }
 }
 
 /// The part of the bytes that shapes get: there are few of them.
@@ -124,13 +159,35 @@ impl VerdictCache {
         self.cache.get(&Lookup::new(text, ctx, generation))
     }
 
+    /// The same, or by what the same caller was told last, which often is the same text but for a number.
+    pub fn known_after(
+        &self,
+        last: Option<&Last>,
+        text: &[u8],
+        ctx: &Context<'_>,
+        generation: u64,
+    ) -> Option<Arc<Verdict>> {
+        last.and_then(|last| last.verdict(text, ctx, generation))
+            .or_else(|| self.known(text, ctx, generation))
+    }
+
     /// The verdict on `text`.
     pub fn judge(&self, text: &[u8], ctx: &Context<'_>, generation: u64) -> Arc<Verdict> {
-        if let Some(verdict) = self.known(text, ctx, generation) {
-            return verdict;
-        }
+        let known = self.known(text, ctx, generation);
+        known.unwrap_or_else(|| self.judge_new(text, ctx, generation, &mut None).0)
+    }
+
+    /// The verdict on a `text` that is not known, and whether it was kept; `last` becomes what the caller hands to
+    /// [`Self::known_after`] next.
+    pub fn judge_new(
+        &self,
+        text: &[u8],
+        ctx: &Context<'_>,
+        generation: u64,
+        last: &mut Option<Box<Last>>,
+    ) -> (Arc<Verdict>, Kept) {
         if text.len() > LONGEST_TEXT {
-            return Arc::new(judge(text, ctx));
+            return (Arc::new(judge(text, ctx)), Kept::No);
         }
         let key = |text: &[u8]| Key {
             text: text.into(),
@@ -149,7 +206,13 @@ impl VerdictCache {
             let permit = Permit::new(Bytes::copy_from_slice(piece));
             let admitted = Admitted { permit, offset: shape.piece.start, ..admitted.clone() };
             // Not kept: the next one has other numbers again.
-            return Arc::new(Verdict { form: form(whole), steps: vec![Step::Admit(admitted)] });
+            let verdict = Arc::new(Verdict { form: form(whole), steps: vec![Step::Admit(admitted)] });
+            *last = Template::new(text, shape).map(|template| {
+                let Context { catalogue: _, mode, limits, source } = *ctx;
+                let (verdict, source, limits) = (Arc::clone(&verdict), source.clone(), *limits);
+                Box::new(Last { template, verdict, source, generation, mode, limits })
+            });
+            return (verdict, Kept::No);
         }
         let verdict = Arc::new(judge(text, ctx));
         self.cache.insert(key(text), Arc::clone(&verdict));
@@ -159,7 +222,7 @@ impl VerdictCache {
         {
             self.shapes.insert(key(&shape.bytes), Arc::clone(&verdict));
         }
-        verdict
+        (verdict, Kept::Yes)
     }
 
     fn known_shape(&self, shape: &[u8], ctx: &Context<'_>, generation: u64) -> Option<Arc<Verdict>> {

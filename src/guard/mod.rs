@@ -28,7 +28,7 @@ mod types;
 mod verdict;
 mod walk;
 
-pub use cache::VerdictCache;
+pub use cache::{Kept, Last, VerdictCache};
 pub use found::{Findings, Found, FoundKind, found};
 pub use function_call::{FunctionPermit, judge_function_call};
 pub use permit::Permit;

@@ -15,7 +15,9 @@ use super::aside::{Aside, LONG, Room};
 use super::ruling::{Ruling, Rulings, VEILED};
 use super::trail::{Reading, Voice};
 use crate::config;
-use crate::guard::{Admitted, Context, Mode, Refusal, Step, Verdict, VerdictCache, judge_parameter_types};
+use crate::guard::{
+    Admitted, Context, Kept, Last, Mode, Refusal, Step, Verdict, VerdictCache, judge_parameter_types,
+};
 use crate::ids::{ClientUser, EndUser, RefusalClass, StatementClass};
 use crate::metrics::SourceMetrics;
 use crate::sql::catalogue::Catalogue;
@@ -62,6 +64,8 @@ pub struct Judge {
     /// Generation of the snapshot that the session began with.
     began: u64,
     cache: Arc<VerdictCache>,
+    /// The text that was judged last.
+    last: Option<Box<Last>>,
     metrics: SourceMetrics,
     /// Asks for a newer catalogue, when a function was not known.
     stale: Arc<Notify>,
@@ -130,6 +134,7 @@ impl Judge {
             snapshot,
             began,
             cache,
+            last: None,
             metrics,
             stale,
             revoked: false,
@@ -349,15 +354,18 @@ impl Judge {
         }
         let snapshot = &self.snapshot;
         let context = snapshot.context(self.mode());
-        if let Some(verdict) = self.cache.known(sql, &context, snapshot.generation) {
+        let last = self.last.as_deref();
+        if let Some(verdict) = self.cache.known_after(last, sql, &context, snapshot.generation) {
             self.metrics.verdicts.cached.inc();
             return verdict;
         }
         let began = std::time::Instant::now();
-        let verdict = self.cache.judge(sql, &context, snapshot.generation);
+        let (verdict, kept) = self.cache.judge_new(sql, &context, snapshot.generation, &mut self.last);
         self.metrics.verdicts.judged.inc();
         self.metrics.verdicts.seconds.observe(began.elapsed().as_secs_f64());
-        self.metrics.verdicts.bytes.set(i64::try_from(self.cache.bytes()).unwrap_or(i64::MAX));
+        if kept == Kept::Yes {
+            self.metrics.verdicts.bytes.set(i64::try_from(self.cache.bytes()).unwrap_or(i64::MAX));
+        }
         verdict
     }
 
