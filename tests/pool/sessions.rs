@@ -311,6 +311,31 @@ fn a_source_that_is_down_is_left_alone_and_comes_back_without_a_herd() {
     stand.end();
 }
 
+/// What the source takes less than `size` are enough for all who wait their turn.
+#[test]
+fn a_source_that_takes_fewer_sessions_than_the_pool_would_serves_everybody() {
+    let stand = Stand::new("mode = \"transaction\", size = 20, min_idle = 1");
+    SOURCE.execute(
+        "postgres",
+        &format!("CREATE ROLE narrow LOGIN IN ROLE pg_read_all_data PASSWORD '{SUPERUSER_PASSWORD}' CONNECTION LIMIT 3"),
+    );
+    stand.reload(&format!("user = \"{SUPERUSER}\""), "user = \"narrow\"");
+    let first = stand.visitor().query("SELECT current_user");
+    assert_eq!(first[1], "D narrow");
+    let clients: Vec<Raw> = (0..30).map(|_| stand.visitor()).collect();
+    std::thread::scope(|scope| {
+        for mut raw in clients {
+            scope.spawn(move || {
+                for number in 0..20 {
+                    let sql = format!("SELECT {number}, count(*) FROM generate_series(1, 20000)");
+                    assert_eq!(raw.query(&sql)[1], format!("D {number} 20000"));
+                }
+            });
+        }
+    });
+    stand.end();
+}
+
 #[test]
 fn a_reload_keeps_the_sessions_of_a_source_that_stays_the_same() {
     for mode in ["transaction", "session"] {

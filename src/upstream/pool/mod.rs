@@ -105,6 +105,8 @@ struct Inner {
     source: Arc<Source>,
     /// Sessions that are open or being opened.
     live: usize,
+    /// Those of them that are open and shared.
+    standing: usize,
     /// The last one that was given back at the end.
     // Boxed, so that handing one on moves a pointer.
     #[expect(clippy::vec_box, reason = "clients get them boxed; what is idle is not unpacked in between")]
@@ -140,12 +142,34 @@ struct Failing {
 
 /// Room for one session, until it is dropped.
 #[derive(Debug)]
-pub struct Slot(Option<Arc<Pool>>);
+pub struct Slot {
+    pool: Option<Arc<Pool>>,
+    /// A session that clients share stands in it.
+    stands: bool,
+}
+
+impl Slot {
+    fn new(pool: &Arc<Pool>) -> Self {
+        Self { pool: Some(Arc::clone(pool)), stands: false }
+    }
+
+    /// `stands` is whether a session is there from now on.
+    fn with(mut self, stands: bool) -> Self {
+        if let Some(pool) = &self.pool
+            && self.stands != stands
+        {
+            let standing = &mut pool.lock().standing;
+            *standing = if stands { *standing + 1 } else { standing.saturating_sub(1) };
+        }
+        self.stands = stands;
+        self
+    }
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(pool) = self.0.take() {
-            pool.freed();
+        if let Some(pool) = self.pool.take() {
+            pool.freed(self.stands);
         }
     }
 }
@@ -194,6 +218,7 @@ impl Pool {
         let inner = Inner {
             source,
             live: 0,
+            standing: 0,
             idle: Vec::new(),
             waiting: Queue::default(),
             failing: None,
@@ -287,9 +312,15 @@ impl Pool {
                     Grant::Slot(slot) => slot,
                 },
             };
-            let mut backend = self.open(slot, key).await?;
-            backend.leased();
-            return Ok(backend);
+            match self.open(slot, key).await {
+                Ok(mut backend) => {
+                    backend.leased();
+                    return Ok(backend);
+                }
+                // Those that stand come back: it is better to wait for one than to be told of a full server.
+                Err(_) if began.elapsed() < self.config.wait && self.lock().rests_on_others() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -325,16 +356,16 @@ impl Pool {
             {
                 return Ok(Next::Backend(inner.idle.remove(at)));
             }
-            if inner.live < self.config.size {
+            if inner.live < self.config.size && !inner.rests_on_others() {
                 inner.live += 1;
-                return Ok(Next::Slot(Slot(Some(Arc::clone(self)))));
+                return Ok(Next::Slot(Slot::new(self)));
             }
             // One of another kind makes room, the one that nobody has wanted for longest.
             if !inner.idle.is_empty() {
                 let mut replaced = inner.idle.remove(0);
                 drop(inner);
                 if let Some(slot) = replaced.slot.take() {
-                    return Ok(Next::Slot(slot));
+                    return Ok(Next::Slot(slot.with(false)));
                 }
                 inner = self.lock();
             }
@@ -404,7 +435,7 @@ impl Pool {
             Ok(opened) => {
                 self.metrics.0.upstream_opened(began.elapsed());
                 let mut backend = Box::new(Backend::own(opened, UNNAMED.to_owned(), &self.metrics.0));
-                backend.slot = Some(slot);
+                backend.slot = Some(slot.with(true));
                 backend.key = Some(Arc::clone(key));
                 let mut inner = self.lock();
                 inner.failing = None;
@@ -448,6 +479,10 @@ impl Pool {
                     return;
                 }
             };
+            let grant = match grant {
+                Grant::Slot(slot) => Grant::Slot(slot.with(false)),
+                backend @ Grant::Backend(_) => backend,
+            };
             match waiter.grant.send(grant) {
                 Ok(()) => return,
                 Err(Grant::Backend(returned)) => backend = returned,
@@ -458,11 +493,14 @@ impl Pool {
     }
 
     /// A session has ended: who waits gets its room.
-    fn freed(self: &Arc<Self>) {
+    fn freed(self: &Arc<Self>, stood: bool) {
+        let mut stood = usize::from(stood);
         loop {
             let waiter = {
                 let mut inner = self.lock();
-                let waiter = match inner.closed {
+                inner.live -= 1;
+                inner.standing -= std::mem::take(&mut stood);
+                let waiter = match inner.closed || inner.rests_on_others() {
                     true => None,
                     false => {
                         let here = runtime::Handle::try_current().map(|handle| handle.id());
@@ -470,16 +508,16 @@ impl Pool {
                     }
                 };
                 let Some(waiter) = waiter else {
-                    inner.live -= 1;
                     drop(inner);
                     self.wanted.notify_one();
                     return;
                 };
+                inner.live += 1;
                 waiter
             };
-            match waiter.grant.send(Grant::Slot(Slot(Some(Arc::clone(self))))) {
+            match waiter.grant.send(Grant::Slot(Slot::new(self))) {
                 Ok(()) => return,
-                Err(Grant::Slot(mut slot)) => slot.0 = None,
+                Err(Grant::Slot(mut slot)) => slot.pool = None,
                 Err(Grant::Backend(_)) => return,
             }
         }
@@ -547,17 +585,18 @@ impl Pool {
         drop(gone);
     }
 
-    /// Room for a session that should be there and is not, and of what kind.
+    /// Room for a session that should be there and is not, and of what kind. Somebody may wait for one, too: nobody opened
+    /// any while the source took no more.
     fn missing(self: &Arc<Self>) -> Option<(Arc<Settings>, Slot)> {
         let mut inner = self.lock();
-        let wanted =
-            !inner.closed && inner.idle.len() < self.config.min_idle && inner.live < self.config.size;
+        let missed = inner.idle.len() < self.config.min_idle || !inner.waiting.is_empty();
+        let wanted = !inner.closed && missed && inner.live < self.config.size;
         if !wanted || inner.failing.as_ref().is_some_and(|failing| Instant::now() < failing.until) {
             return None;
         }
         inner.live += 1;
         let kind = inner.kinds.last().map(|(kind, _)| Arc::clone(kind)).unwrap_or_default();
-        Some((kind, Slot(Some(Arc::clone(self)))))
+        Some((kind, Slot::new(self)))
     }
 }
 
@@ -606,6 +645,12 @@ impl Inner {
             self.kinds.remove(0);
         }
         self.kinds.push(kind);
+    }
+
+    /// Whether the source takes no more sessions for the moment, and some that it took are there to wait for.
+    fn rests_on_others(&self) -> bool {
+        let failing = self.failing.as_ref();
+        self.standing > 0 && failing.is_some_and(|failing| failing.asked || Instant::now() < failing.until)
     }
 
     fn failed(&mut self, told: ClientError) {
