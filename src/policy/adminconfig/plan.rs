@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::decision::{Capability, Decision, Deploy, Outcome};
 use super::infrastructure::{AttributeValue, Infrastructure, InfrastructureObject as Object};
 use super::resources::{Account, Cluster, Interface, Module, ModuleCapability, Resources};
-use super::restriction::{Found, Restriction, lookup};
+use super::restriction::{Found, Restriction, Unmet, lookup};
 use super::strategy::{Direction, Goal};
 
 /// Modules that data may pass through; the original takes two. It also ends chains that lead back to where they began.
@@ -508,41 +508,22 @@ impl<'l> Planner<'l> {
     }
 
     /// The entries of modules that the restrictions on modules leave.
-    fn usable<'s>(&'s self, kind: Capability) -> Vec<Usable<'l>> {
+    fn usable(&self, kind: Capability) -> Vec<Usable<'l>> {
         let own = &self.decision(kind).modules;
         let transform = &self.decision(Capability::Transform).modules;
-        let mut cache: HashMap<&str, Option<&BTreeMap<Vec<String>, _>>> = HashMap::new();
-        for restriction in own.iter().chain(transform) {
-            let property = restriction.property.as_str();
-            cache
-                .entry(property)
-                .or_insert_with(|| self.landscape.infrastructure.named(Object::Module, property));
-        }
         let mut usable = Vec::new();
         for (index, module) in self.landscape.resources.modules.iter().enumerate() {
             for (entry, capability) in module.capabilities.iter().enumerate() {
                 if capability.capability != kind {
                     continue;
                 }
-                let mut values: HashMap<&str, Found<'_>> = HashMap::new();
-                let mut holds = |restriction: &'s Restriction| {
-                    let property = restriction.property.as_str();
-                    let found = values.entry(property).or_insert_with(|| {
-                        let known = cache.get(property).copied().flatten();
-                        module_property(
-                            self.landscape.infrastructure,
-                            known.is_some(),
-                            module,
-                            entry,
-                            property,
-                        )
-                    });
-                    restriction.check(found).is_ok()
-                };
-                if !own.iter().all(&mut holds) {
+                let mut candidate = Candidate::new(|property: &str| {
+                    module_property(self.landscape.infrastructure, module, entry, property)
+                });
+                if !candidate.satisfies(own) {
                     continue;
                 }
-                let may_transform = transform.iter().all(&mut holds);
+                let may_transform = candidate.satisfies(transform);
                 if kind == Capability::Transform && !may_transform {
                     continue;
                 }
@@ -564,12 +545,10 @@ impl<'l> Planner<'l> {
         let transform = &self.decision(Capability::Transform).clusters;
         let (mut plain, mut transforming) = (BTreeMap::new(), BTreeMap::new());
         for (index, cluster) in self.landscape.resources.clusters.iter().enumerate() {
-            let holds = |restriction: &Restriction| {
-                restriction
-                    .check(&cluster_property(self.landscape.infrastructure, cluster, &restriction.property))
-                    .is_ok()
-            };
-            if !own.iter().all(holds) {
+            let mut candidate = Candidate::new(|property: &str| {
+                cluster_property(self.landscape.infrastructure, cluster, property)
+            });
+            if !candidate.satisfies(own) {
                 continue;
             }
             let found = (self.price(Object::Cluster, &cluster.name), index);
@@ -579,7 +558,7 @@ impl<'l> Planner<'l> {
                 *best = (*best).min(found);
             };
             put(&mut plain);
-            if transform.iter().all(holds) {
+            if candidate.satisfies(transform) {
                 put(&mut transforming);
             }
         }
@@ -594,12 +573,10 @@ impl<'l> Planner<'l> {
         let restrictions = &self.decision(Capability::Copy).storage_accounts;
         let mut best: BTreeMap<(usize, &str), (i128, usize)> = BTreeMap::new();
         for (index, account) in self.landscape.resources.accounts.iter().enumerate() {
-            let holds = |restriction: &Restriction| {
-                restriction
-                    .check(&account_property(self.landscape.infrastructure, account, &restriction.property))
-                    .is_ok()
-            };
-            if !restrictions.iter().all(holds) {
+            let mut candidate = Candidate::new(|property: &str| {
+                account_property(self.landscape.infrastructure, account, property)
+            });
+            if !candidate.satisfies(restrictions) {
                 continue;
             }
             let found = (self.price(Object::StorageAccount, &account.name), index);
@@ -701,6 +678,7 @@ impl<'l> Planner<'l> {
         let (mut offered, mut asked_for) = (false, self.request.workload.is_none());
         for capability in needed {
             let decision = self.decision(capability);
+            let confined = self.confined(capability);
             for module in &resources.modules {
                 for (entry, offer) in module.capabilities.iter().enumerate() {
                     if offer.capability != capability {
@@ -713,27 +691,30 @@ impl<'l> Planner<'l> {
                                 offer.api.is_none() && sink.as_ref().is_some_and(|sink| sink.fits(asked))
                             });
                     }
-                    let mut reasons = unmet(&decision.modules, |property| {
-                        let known = self.landscape.infrastructure.named(Object::Module, property).is_some();
-                        module_property(self.landscape.infrastructure, known, module, entry, property)
+                    let candidate = Candidate::new(|property: &str| {
+                        module_property(self.landscape.infrastructure, module, entry, property)
                     });
+                    let mut reasons = candidate.unmet(&decision.modules);
                     if reasons.is_empty() {
                         reasons = self.misfits(capability, offer);
+                        reasons.extend(confined.clone());
                     }
                     self.list(&mut ruled_out, "module", &module.name, capability, reasons);
                 }
             }
             for cluster in &resources.clusters {
-                let reasons = unmet(&decision.clusters, |property| {
+                let candidate = Candidate::new(|property: &str| {
                     cluster_property(self.landscape.infrastructure, cluster, property)
                 });
+                let reasons = candidate.unmet(&decision.clusters);
                 self.list(&mut ruled_out, "cluster", &cluster.name, capability, reasons);
             }
             if capability == Capability::Copy {
                 for account in &resources.accounts {
-                    let reasons = unmet(&decision.storage_accounts, |property| {
+                    let candidate = Candidate::new(|property: &str| {
                         account_property(self.landscape.infrastructure, account, property)
                     });
+                    let reasons = candidate.unmet(&decision.storage_accounts);
                     self.list(&mut ruled_out, "storageaccount", &account.name, capability, reasons);
                 }
             }
@@ -794,24 +775,29 @@ impl<'l> Planner<'l> {
         if !missing.is_empty() {
             reasons.push(format!("it does not do {}", missing.join(", ")));
         }
-        if capability != Capability::Copy
-            && !self.request.actions.is_empty()
-            && self.places(capability).transforming.is_empty()
-        {
-            let ids: Vec<&str> = self
-                .decision(Capability::Transform)
-                .clusters
-                .iter()
-                .map(|restriction| restriction.policy.id.as_str())
-                .collect();
-            reasons.push(format!(
-                "the data needs {}, and no cluster that {} may run in satisfies what restricts transform ({})",
-                self.request.actions.join(", "),
-                capability,
-                ids.join(", ")
-            ));
-        }
         reasons
+    }
+
+    /// Why no module does what has to be done to the data, whatever it is: there is no cluster for it.
+    fn confined(&self, capability: Capability) -> Option<String> {
+        if capability == Capability::Copy
+            || self.request.actions.is_empty()
+            || !self.places(capability).transforming.is_empty()
+        {
+            return None;
+        }
+        let ids: Vec<&str> = self
+            .decision(Capability::Transform)
+            .clusters
+            .iter()
+            .map(|restriction| restriction.policy.id.as_str())
+            .collect();
+        Some(format!(
+            "the data needs {}, and no cluster that {} may run in satisfies what restricts transform ({})",
+            self.request.actions.join(", "),
+            capability,
+            ids.join(", ")
+        ))
     }
 }
 
@@ -855,28 +841,50 @@ struct Stored {
     index: usize,
 }
 
-fn unmet<'v>(restrictions: &[Restriction], property: impl Fn(&str) -> Found<'v>) -> Vec<String> {
-    restrictions
-        .iter()
-        .filter_map(|restriction| {
-            let unmet = restriction.check(&property(&restriction.property)).err()?;
-            Some(format!(
-                "policy {} ({}) wants {restriction}, and {unmet}",
-                restriction.policy.id, restriction.policy.at
-            ))
-        })
-        .collect()
+/// One that restrictions are held against; what it has under a property is looked up once, however many restrict it.
+struct Candidate<'r, 'v, F> {
+    property: F,
+    found: HashMap<&'r str, Found<'v>>,
+}
+
+impl<'r, 'v, F: Fn(&str) -> Found<'v>> Candidate<'r, 'v, F> {
+    fn new(property: F) -> Self {
+        Self { property, found: HashMap::new() }
+    }
+
+    fn check(&mut self, restriction: &'r Restriction) -> Result<(), Unmet> {
+        let Self { property, found } = self;
+        restriction
+            .check(found.entry(&restriction.property).or_insert_with(|| property(&restriction.property)))
+    }
+
+    fn satisfies(&mut self, restrictions: &'r [Restriction]) -> bool {
+        restrictions.iter().all(|restriction| self.check(restriction).is_ok())
+    }
+
+    /// Why it does not satisfy them, one by one.
+    fn unmet(mut self, restrictions: &'r [Restriction]) -> Vec<String> {
+        restrictions
+            .iter()
+            .filter_map(|restriction| {
+                let unmet = self.check(restriction).err()?;
+                Some(format!(
+                    "policy {} ({}) wants {restriction}, and {unmet}",
+                    restriction.policy.id, restriction.policy.at
+                ))
+            })
+            .collect()
+    }
 }
 
 /// An attribute of the module, or what stands in its spec, or in the whole of it.
 fn module_property<'v>(
     infrastructure: &'v Infrastructure,
-    known: bool,
     module: &'v Module,
     entry: usize,
     property: &str,
 ) -> Found<'v> {
-    if known && let Some(attribute) = infrastructure.of(Object::Module, property, &module.name) {
+    if let Some(attribute) = infrastructure.of(Object::Module, property, &module.name) {
         return Found::Attribute(&attribute.value);
     }
     let mut found = Vec::new();
@@ -935,7 +943,7 @@ pub(super) fn has_property(landscape: Landscape<'_>, object: Object, property: &
     let any = match object {
         Object::Module if !resources.modules.is_empty() => resources.modules.iter().any(|module| {
             (0..module.capabilities.len())
-                .any(|entry| has(module_property(infrastructure, true, module, entry, property)))
+                .any(|entry| has(module_property(infrastructure, module, entry, property)))
         }),
         Object::Cluster if !resources.clusters.is_empty() => {
             resources.clusters.iter().any(|cluster| has(cluster_property(infrastructure, cluster, property)))
