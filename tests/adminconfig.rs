@@ -725,6 +725,46 @@ fn files_of_very_many_entries_are_read_in_time() {
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
 }
 
+/// Modules that lead from any format to any other, so that chains may go round in circles, in clusters of as many regions.
+#[test]
+fn chains_that_may_lead_anywhere_are_planned_in_time() {
+    let modules: String = (0..300)
+        .map(|number| {
+            let (capability, ends) = match number % 2 {
+                0 => ("transform", format!("source: {{protocol: p}}, sink: {{protocol: p, dataformat: f{number}}}")),
+                _ => ("read", format!("source: {{protocol: p, dataformat: f{}}}", number - 1)),
+            };
+            format!(
+                "---\nkind: FybrikModule\nmetadata: {{name: m{number:03}}}\nspec: {{capabilities: [{{capability: {capability}, api: {{protocol: q}}, supportedInterfaces: [{{{ends}}}], actions: [{{name: A{}}}]}}]}}\n",
+                number / 2 % 20
+            )
+        })
+        .collect();
+    let clusters: String = (0..100)
+        .map(|number| format!("---\nname: c{number:02}\nmetadata: {{region: r{number}}}\n"))
+        .collect();
+    let resources = Resources::parse(&[file("m", &modules)], &[file("c", &clusters)], &[]).unwrap();
+    let infrastructure = Infrastructure::default();
+    let landscape = Landscape { resources: &resources, infrastructure: &infrastructure };
+    let started = Instant::now();
+    let planned = |actions: &[&str]| {
+        let request = Request {
+            dataset: "d".into(),
+            usage: "read".into(),
+            asset: Interface::new("p", "g"),
+            actions: actions.iter().map(|action| (*action).to_owned()).collect(),
+            ..Request::default()
+        };
+        plan(&request, &Outcome::default(), landscape).map(|plan| {
+            plan.steps.iter().map(|step| format!("{} {}", step.module, step.cluster)).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(planned(&[]).unwrap(), ["m000 c00", "m001 c00"]);
+    assert_eq!(planned(&["A1", "A2"]).unwrap(), ["m002 c00", "m004 c00", "m005 c00"]);
+    assert!(planned(&["A1", "A2", "A3", "A4"]).unwrap_err().message.contains("no way of at most 3 modules"));
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
 fn fedgate(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_fedgate"))
         .args(arguments)

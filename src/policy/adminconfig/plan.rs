@@ -3,7 +3,7 @@
 //! Invariant: pure, exact and deterministic. What is chosen honours every restriction and costs least of all ways of at
 //! most [`MOST_STEPS`] modules; of equal ones the shorter is chosen, and of equally long ones the first by name.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
@@ -23,6 +23,8 @@ const MOST_ACTIONS: usize = 31;
 const WORST: f64 = 100.0;
 /// Costs are counted in millionths, so that sums are exact and the same on every machine.
 const PARTS: f64 = 1e6;
+/// Regions between which all transfers are worked out beforehand.
+const TABLED: usize = 1_000;
 /// Candidates that one explanation lists, of each kind.
 const LISTED: usize = 1_000;
 
@@ -210,14 +212,72 @@ impl Way {
     }
 }
 
-/// Where the data is after some steps.
+/// What has become of the data after some steps; where it is stands beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct State {
     interface: Interface,
     /// Actions still to be done.
     left: u32,
     copied: bool,
+}
+
+/// A place that the data has come to, by some steps and one whose module is not chosen yet.
+#[derive(Clone, Copy)]
+struct Arrival<'w> {
+    /// Where the data is then.
     region: usize,
+    cost: i128,
+    way: &'w Way,
+    cluster: usize,
+    account: Option<usize>,
+}
+
+impl<'w> Arrival<'w> {
+    /// Which one is better under any module: as [`Way`] would have it behind the step.
+    fn order(&self, other: &Self) -> Ordering {
+        let key = |one: &Arrival<'w>| (one.cost, &one.way.choices, one.cluster, one.account, &one.way.done);
+        key(self).cmp(&key(other))
+    }
+
+    fn by(&self, option: &ModuleOption) -> Onward<'w> {
+        Onward {
+            cost: self.cost + option.cost,
+            way: self.way,
+            choice: Choice {
+                module: option.module,
+                entry: option.entry,
+                pair: option.pair,
+                cluster: self.cluster,
+                account: self.account,
+            },
+            done: Reverse(option.done),
+        }
+    }
+}
+
+/// One step more.
+#[derive(Clone, Copy)]
+struct Onward<'w> {
+    cost: i128,
+    way: &'w Way,
+    choice: Choice,
+    done: Reverse<u32>,
+}
+
+impl Onward<'_> {
+    fn way(&self) -> Way {
+        self.way.and(self.choice, self.done.0)
+    }
+
+    fn order(&self, way: &Way) -> Ordering {
+        let choices = self.way.choices.iter().chain([&self.choice]).cmp(&way.choices);
+        choices.then_with(|| self.way.done.iter().chain([&self.done]).cmp(&way.done))
+    }
+
+    fn is_better(&self, other: &Self) -> bool {
+        let key = |one: &Self| (one.cost, &one.way.choices, one.choice, &one.way.done, one.done);
+        key(self) < key(other)
+    }
 }
 
 /// An entry of a module that may be used, before a cluster is chosen.
@@ -237,6 +297,7 @@ struct Planner<'l> {
     decisions: BTreeMap<Capability, Decision>,
     goals: Vec<Pricing<'l>>,
     regions: Vec<&'l str>,
+    transfers: Option<Vec<Vec<i128>>>,
 }
 
 /// A goal, and the scales of its attribute.
@@ -263,7 +324,21 @@ impl<'l> Planner<'l> {
         regions.extend(landscape.resources.accounts.iter().map(|account| account.region.as_str()));
         regions.sort_unstable();
         regions.dedup();
-        Self { request, landscape, usage, decisions, goals, regions }
+        let mut planner =
+            Self { request, landscape, usage, decisions, goals, regions, transfers: Some(Vec::new()) };
+        planner.transfers = planner.all_transfers();
+        planner
+    }
+
+    /// What [`Planner::transfer`] says between all regions, one row for each; empty: they are too many. None: moving data
+    /// costs nothing.
+    fn all_transfers(&self) -> Option<Vec<Vec<i128>>> {
+        if !self.goals.iter().any(|pricing| pricing.scales.contains_key(&Object::InterRegion)) {
+            return None;
+        }
+        let all = 0..self.regions.len();
+        let row = |from: usize| all.clone().map(|to| self.transfer(from, to)).collect();
+        Some(if all.len() > TABLED { Vec::new() } else { all.clone().map(row).collect() })
     }
 
     fn decision(&self, capability: Capability) -> &Decision {
@@ -346,98 +421,135 @@ impl<'l> Planner<'l> {
             Capability::Copy => vec![Capability::Copy, Capability::Transform],
             other => vec![other],
         };
-        let usable: Vec<(Capability, Vec<Usable<'l>>)> = kinds
+        let usable: Vec<(Capability, Vec<Usable<'l>>, Places)> = kinds
             .into_iter()
             .filter(|kind| self.deployed(*kind))
-            .map(|kind| (kind, self.usable(kind)))
+            .map(|kind| (kind, self.usable(kind), self.places(kind)))
             .collect();
-        let places: Vec<Places> = usable.iter().map(|(kind, _)| self.places(*kind)).collect();
         let accounts = self.accounts();
         let all = (1u32 << self.request.actions.len()) - 1;
-        let start = State {
-            interface: self.request.asset.clone(),
-            left: all,
-            copied: false,
-            region: self.region(&self.request.region),
-        };
-        let mut layer: HashMap<State, (i128, Way)> = HashMap::from([(start, (0, Way::default()))]);
+        let start = State { interface: self.request.asset.clone(), left: all, copied: false };
+        let begin = (self.region(&self.request.region), (0, Way::default()));
+        let mut layer: HashMap<State, BTreeMap<usize, (i128, Way)>> =
+            HashMap::from([(start, BTreeMap::from([begin]))]);
         let mut best: Option<(i128, usize, Way)> = None;
         let needs_copy =
             self.usage == Capability::Copy || self.decision(Capability::Copy).deploy == Deploy::True;
         for length in 1..=MOST_STEPS {
-            let mut next: HashMap<State, (i128, Way)> = HashMap::new();
-            for (state, (cost, way)) in &layer {
-                for ((kind, usable), places) in usable.iter().zip(&places) {
-                    for option in self.options(*kind, usable, state) {
-                        let list = if option.done == 0 && *kind != Capability::Transform {
-                            &places.plain
-                        } else {
-                            &places.transforming
+            // By region.
+            let mut next: HashMap<State, Vec<Option<Onward<'_>>>> = HashMap::new();
+            for (state, from) in &layer {
+                for (kind, usable, places) in &usable {
+                    let copies = *kind == Capability::Copy;
+                    // What is read is with the workload; what was deleted is nowhere.
+                    let goes_on = matches!(kind, Capability::Copy | Capability::Transform);
+                    let goes_on = goes_on && length < MOST_STEPS;
+                    if !goes_on && *kind != self.usage {
+                        continue;
+                    }
+                    let options = self.options(*kind, usable, state);
+                    if options.is_empty() {
+                        continue;
+                    }
+                    // The same for all modules, however many lead from anywhere to anywhere.
+                    let arriving =
+                        [&places.plain, &places.transforming].map(|places| self.arrivals(from, places));
+                    let mut stored: HashMap<(bool, String), Vec<Arrival<'_>>> = HashMap::new();
+                    for option in options {
+                        let transforms = option.done != 0 || *kind == Capability::Transform;
+                        let [plain, transforming] = &arriving;
+                        let arrived = if transforms { transforming } else { plain };
+                        let arrived = match copies {
+                            true => stored
+                                .entry((transforms, option.output.protocol.clone()))
+                                .or_insert_with(|| self.stored(arrived, &accounts, &option.output.protocol)),
+                            false => arrived,
                         };
-                        for (region, place_cost, cluster) in list {
-                            let there =
-                                cost + option.cost + place_cost + self.transfer(state.region, *region);
-                            let onward: Vec<(usize, i128, Option<usize>)> = if *kind == Capability::Copy {
-                                accounts
-                                    .iter()
-                                    .filter(|account| account.protocol == option.output.protocol)
-                                    .map(|account| {
-                                        (
-                                            account.region,
-                                            account.cost + self.transfer(*region, account.region),
-                                            Some(account.index),
-                                        )
-                                    })
-                                    .collect()
-                            } else {
-                                vec![(*region, 0, None)]
-                            };
-                            for (data_region, account_cost, account) in onward {
-                                let after = State {
-                                    interface: option.output.clone(),
-                                    left: state.left & !option.done,
-                                    copied: state.copied || *kind == Capability::Copy,
-                                    region: data_region,
+                        let after = State {
+                            interface: option.output.clone(),
+                            left: state.left & !option.done,
+                            copied: state.copied || copies,
+                        };
+                        let ends = *kind == self.usage
+                            && after.left == 0
+                            && (after.copied || !needs_copy)
+                            && self.request.workload.as_ref().is_none_or(|asked| {
+                                self.usage != Capability::Read || after.interface.fits(asked)
+                            });
+                        let onward = arrived.iter().map(|arrival| (arrival.region, arrival.by(&option)));
+                        if ends {
+                            for (_, onward) in onward.clone() {
+                                let better = |(cost, steps, way): &(i128, usize, Way)| {
+                                    let order = (onward.cost, length).cmp(&(*cost, *steps));
+                                    order.then_with(|| onward.order(way)).is_lt()
                                 };
-                                let choice = Choice {
-                                    module: option.module,
-                                    entry: option.entry,
-                                    pair: option.pair,
-                                    cluster: *cluster,
-                                    account,
-                                };
-                                let total = there + account_cost;
-                                let way = || way.and(choice, option.done);
-                                let ends = *kind == self.usage
-                                    && after.left == 0
-                                    && (after.copied || !needs_copy)
-                                    && self.request.workload.as_ref().is_none_or(|asked| {
-                                        self.usage != Capability::Read || after.interface.fits(asked)
-                                    });
-                                if ends && best.as_ref().is_none_or(|(cost, _, _)| total <= *cost) {
-                                    let found = (total, length, way());
-                                    if best.as_ref().is_none_or(|best| found < *best) {
-                                        best = Some(found);
-                                    }
+                                if best.as_ref().is_none_or(better) {
+                                    best = Some((onward.cost, length, onward.way()));
                                 }
-                                // What is read is with the workload; what was deleted is nowhere.
-                                let goes_on = matches!(kind, Capability::Copy | Capability::Transform);
-                                if goes_on && length < MOST_STEPS {
-                                    let better = next.get(&after).is_none_or(|(cost, before)| {
-                                        total < *cost || (total == *cost && way() < *before)
-                                    });
-                                    if better {
-                                        next.insert(after, (total, way()));
-                                    }
+                            }
+                        }
+                        if goes_on {
+                            let there = next.entry(after).or_insert_with(|| vec![None; self.regions.len()]);
+                            for (region, onward) in onward {
+                                if let Some(slot) = there.get_mut(region)
+                                    && slot.as_ref().is_none_or(|before| onward.is_better(before))
+                                {
+                                    *slot = Some(onward);
                                 }
                             }
                         }
                     }
                 }
             }
-            layer = next;
+            let settled = next.into_iter().map(|(state, regions)| {
+                let ways = regions.into_iter().enumerate().filter_map(|(region, onward)| {
+                    let onward = onward?;
+                    Some((region, (onward.cost, onward.way())))
+                });
+                (state, ways.collect())
+            });
+            layer = settled.collect();
         }
         best.map(|(cost, _, way)| self.spell(&way, cost))
+    }
+
+    /// How the places are best reached from where the data is, module and account left aside.
+    fn arrivals<'w>(
+        &self,
+        from: &'w BTreeMap<usize, (i128, Way)>,
+        places: &[(usize, i128, usize)],
+    ) -> Vec<Arrival<'w>> {
+        let to = |(region, place_cost, cluster): &(usize, i128, usize),
+                  (before, (cost, way)): (&usize, &'w (i128, Way))| Arrival {
+            region: *region,
+            cost: cost + place_cost + self.transfer(*before, *region),
+            way,
+            cluster: *cluster,
+            account: None,
+        };
+        if self.transfers.is_none() {
+            // Wherever it goes, the best way on is behind the best way here.
+            let Some(best) = from.iter().min_by_key(|(_, way)| *way) else { return Vec::new() };
+            return places.iter().map(|place| to(place, best)).collect();
+        }
+        let reached =
+            places.iter().filter_map(|place| from.iter().map(|way| to(place, way)).min_by(Arrival::order));
+        reached.collect()
+    }
+
+    /// The same with accounts of a protocol behind the places.
+    fn stored<'w>(&self, arrived: &[Arrival<'w>], accounts: &[Stored], protocol: &str) -> Vec<Arrival<'w>> {
+        let fitting = accounts.iter().filter(|account| account.protocol == protocol);
+        let stored = fitting.filter_map(|account| {
+            let ways = arrived.iter().map(|arrival| Arrival {
+                region: account.region,
+                cost: arrival.cost + account.cost + self.transfer(arrival.region, account.region),
+                account: Some(account.index),
+                ..*arrival
+            });
+            ways.min_by(Arrival::order)
+        });
+        stored.collect()
     }
 
     /// The best entries for each interface they lead to and actions they do.
@@ -612,6 +724,10 @@ impl<'l> Planner<'l> {
 
     /// What moving data between regions adds.
     fn transfer(&self, from: usize, to: usize) -> i128 {
+        let Some(transfers) = &self.transfers else { return 0 };
+        if let Some(known) = transfers.get(from).and_then(|row| row.get(to)) {
+            return *known;
+        }
         let (Some(from_name), Some(to_name)) = (self.regions.get(from), self.regions.get(to)) else {
             return 0;
         };
