@@ -14,6 +14,10 @@ use fedgate::policy::adminconfig::{
 use fedgate::session::{Ruling, Rulings};
 use serde_json::{Value, json};
 
+// The gateway's own allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const POLICIES: usize = 1_000;
 const MODULES: usize = 1_000;
 const CLUSTERS: usize = 100;

@@ -702,6 +702,69 @@ fn wrong_files_are_named_with_their_lines() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// Where each stands is known without going through the whole text for each.
+#[test]
+fn files_of_very_many_entries_are_read_in_time() {
+    const MANY: usize = 20_000;
+    let clusters: String =
+        (0..MANY).map(|number| format!("- name: c{number}\n  metadata: {{region: north}}\n")).collect();
+    let started = Instant::now();
+    let resources = Resources::parse(&[], &[file("c", &clusters)], &[]).unwrap();
+    assert_eq!(resources.clusters.iter().find(|one| one.name == "c9999").unwrap().at.to_string(), "c:19999");
+    let attribute = |number: usize| {
+        format!(
+            r#"{{"attribute": "load", "type": "numeric", "value": "1", "object": "cluster", "instance": "c{number}"}}"#
+        )
+    };
+    let list: Vec<String> = (0..MANY).map(attribute).collect();
+    Infrastructure::parse(&file("i", &format!("[{}]", list.join(",\n"))), None).unwrap();
+    let wrong: Vec<String> = (0..MANY).map(|_| attribute(7)).collect();
+    let problems = Infrastructure::parse(&file("i", &format!("[{}]", wrong.join(",\n"))), None).unwrap_err();
+    assert_eq!((problems.len(), problems[0].at.to_string()), (1_000, "i:2".to_owned()));
+    assert!(problems[999].message.ends_with("; and 18999 more problems"), "{}", problems[999]);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+/// Modules that lead from any format to any other, so that chains may go round in circles, in clusters of as many regions.
+#[test]
+fn chains_that_may_lead_anywhere_are_planned_in_time() {
+    let modules: String = (0..300)
+        .map(|number| {
+            let (capability, ends) = match number % 2 {
+                0 => ("transform", format!("source: {{protocol: p}}, sink: {{protocol: p, dataformat: f{number}}}")),
+                _ => ("read", format!("source: {{protocol: p, dataformat: f{}}}", number - 1)),
+            };
+            format!(
+                "---\nkind: FybrikModule\nmetadata: {{name: m{number:03}}}\nspec: {{capabilities: [{{capability: {capability}, api: {{protocol: q}}, supportedInterfaces: [{{{ends}}}], actions: [{{name: A{}}}]}}]}}\n",
+                number / 2 % 20
+            )
+        })
+        .collect();
+    let clusters: String = (0..100)
+        .map(|number| format!("---\nname: c{number:02}\nmetadata: {{region: r{number}}}\n"))
+        .collect();
+    let resources = Resources::parse(&[file("m", &modules)], &[file("c", &clusters)], &[]).unwrap();
+    let infrastructure = Infrastructure::default();
+    let landscape = Landscape { resources: &resources, infrastructure: &infrastructure };
+    let started = Instant::now();
+    let planned = |actions: &[&str]| {
+        let request = Request {
+            dataset: "d".into(),
+            usage: "read".into(),
+            asset: Interface::new("p", "g"),
+            actions: actions.iter().map(|action| (*action).to_owned()).collect(),
+            ..Request::default()
+        };
+        plan(&request, &Outcome::default(), landscape).map(|plan| {
+            plan.steps.iter().map(|step| format!("{} {}", step.module, step.cluster)).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(planned(&[]).unwrap(), ["m000 c00", "m001 c00"]);
+    assert_eq!(planned(&["A1", "A2"]).unwrap(), ["m002 c00", "m004 c00", "m005 c00"]);
+    assert!(planned(&["A1", "A2", "A3", "A4"]).unwrap_err().message.contains("no way of at most 3 modules"));
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
 fn fedgate(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_fedgate"))
         .args(arguments)
@@ -787,6 +850,57 @@ fn eval_answers_as_scripts_expect() {
         arguments.extend(wrong);
         assert_eq!(fedgate(folder.path(), &arguments).0, Some(2), "{wrong:?}");
     }
+    // What is not what it should be is named, whatever it is.
+    std::fs::write(folder.path().join("bytes"), [0xff, 0xfe, 0, 7]).unwrap();
+    write("long", &"x".repeat((16 << 20) + 1));
+    write("deep", &"[".repeat(10_000));
+    write("folded", &(0..1_000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect::<String>());
+    write("list", "- a text\n");
+    write("map", "note: x\n");
+    write("none", "[]\n");
+    write("late", "- {note: too late, input: {}, want: {}, now: 9999-12-31T23:59:59Z}\n");
+    assert!(std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status().unwrap().success());
+    let p = ["--policies", "p"];
+    for (command, file, says) in [
+        ("test", "nowhere", "fedgate: nowhere: No such file"),
+        ("test", ".", "fedgate: .: is no regular file"),
+        ("test", "pipe", "fedgate: pipe: is no regular file"),
+        ("test", "/dev/zero", "fedgate: /dev/zero: is no regular file"),
+        ("test", "bytes", "fedgate: bytes: stream did not contain valid UTF-8"),
+        ("test", "long", "fedgate: long: is longer than"),
+        ("test", "deep", "fedgate: deep: nests too deep at line 1"),
+        ("test", "folded", "fedgate: folded: "),
+        ("test", "list", "fedgate: list: .[0]: invalid type: string \"a text\""),
+        ("test", "map", "fedgate: map: invalid type: map, expected a sequence"),
+        ("test", "none", "fedgate: none: there are no cases in it"),
+        ("test", "/dev/null", "fedgate: /dev/null: is no regular file"),
+        ("test", "late", "fedgate: late: too late: now: is after 2262"),
+        ("eval", "pipe", "fedgate: pipe: is no regular file"),
+        ("eval", "bytes", "fedgate: bytes: stream did not contain valid UTF-8"),
+        ("eval", "folded", "fedgate: folded: recursion limit exceeded"),
+        ("eval", "list", "fedgate: list: an input document is an object"),
+    ] {
+        let option = if command == "eval" { vec!["--input", file] } else { vec![file] };
+        let (code, out, err) =
+            fedgate(folder.path(), &[&["policy", command][..], &p[..], &option[..]].concat());
+        assert!(code == Some(2) && out.is_empty() && err.starts_with(says), "{command} {file}: {out}{err}");
+    }
+    for (now, says) in [
+        ("9999-12-31T23:59:59Z", "--now: is after 2262"),
+        ("1969-12-31T23:59:59Z", "--now: "),
+        ("2026-02-30T00:00:00Z", "--now: "),
+        ("", "--now: "),
+    ] {
+        let arguments = ["policy", "eval", "--policies", "p", "--input", "input.json", "--now", now];
+        let (code, _, err) = fedgate(folder.path(), &arguments);
+        assert!(code == Some(2) && err.contains(says), "{now}: {err}");
+    }
+    // A pipe among the policies is not waited for either.
+    std::fs::rename(folder.path().join("pipe"), folder.path().join("p/pipe.rego")).unwrap();
+    let arguments = ["policy", "eval", "--policies", "p", "--input", "input.json"];
+    let (code, _, err) = fedgate(folder.path(), &arguments);
+    assert!(code == Some(2) && err.contains("p/pipe.rego: is no regular file"), "{err}");
+    std::fs::remove_file(folder.path().join("p/pipe.rego")).unwrap();
     write(
         "cases.yaml",
         "- {note: wrong, input: {}, want: {decisions: {read: {deploy: \"True\"}}}}\n- {note: right, input: {}, want: {decisions: {read: null}}}\n",

@@ -5,8 +5,10 @@
 
 mod support;
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use support::{Gateway, Options, Postgres, Setup, blocking, trusting};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -59,7 +61,7 @@ fn document(masked: bool) -> String {
 
 struct House {
     gateway: Gateway,
-    _source: Postgres,
+    source: Postgres,
 }
 
 impl House {
@@ -79,7 +81,7 @@ impl House {
             .file("modules.yaml", include_str!("deployments/modules.yaml"))
             .file("clusters.yaml", "name: cluster-north\nmetadata: {region: north}\n")
             .file("policies/read.rego", policy);
-        Self { gateway: Gateway::start(setup), _source: source }
+        Self { gateway: Gateway::start(setup), source }
     }
 
     /// As a person with an editor does: whole, and under another name first.
@@ -209,6 +211,51 @@ fn a_read_policy_that_is_withdrawn_refuses_the_next_and_ends_the_open() {
             };
             of(1) && of(2)
         });
+    });
+}
+
+/// Amid an answer, too: rows stop, and the source no longer works on them.
+#[test]
+fn a_read_policy_that_is_withdrawn_ends_an_answer_that_is_on_its_way() {
+    const ENDLESS: &str = "SELECT a.*, b.* FROM communes a, communes b, communes c, communes d";
+    let house = House::start(READ, false);
+    let working = || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%communes d'";
+        house.source.value("postgres", sql).unwrap()
+    };
+    blocking(async {
+        house.deployed("visitor", true, "none");
+        // One that takes what comes, and one that has stopped to.
+        let (taking, stuck) =
+            (house.connect("visitor").await.unwrap(), house.connect("visitor").await.unwrap());
+        let mut answer = pin!(taking.simple_query_raw(ENDLESS).await.unwrap());
+        let mut held = pin!(stuck.query_raw::<_, &str, _>(ENDLESS, []).await.unwrap());
+        assert!(held.next().await.unwrap().is_ok());
+        let mut rows = 0;
+        while rows < 10_000 {
+            rows += u64::from(matches!(answer.next().await.unwrap().unwrap(), SimpleQueryMessage::Row(_)));
+        }
+        assert_eq!(working(), "2");
+        house.write("policies/read.rego", "package adminconfig\n\nimport rego.v1\n");
+        let began = Instant::now();
+        let error = loop {
+            match answer.next().await.expect("the answer ends well") {
+                Ok(_) => rows += 1,
+                Err(error) => break error,
+            }
+            assert!(began.elapsed() < Duration::from_secs(40), "rows go on: {rows}");
+        };
+        assert_eq!(error.code().map(|code| code.code()), Some("57P01"), "{error}");
+        // It was ended when the outcome turned, and not long after.
+        house.deployed("visitor", false, "none");
+        let turned = Instant::now();
+        assert_eq!(ended(&taking).await, "closed");
+        house.until("the end of the work", || working() == "0");
+        assert!(turned.elapsed() < Duration::from_secs(10), "{:?}", turned.elapsed());
+        // It took nothing, so it may not have heard why.
+        while held.next().await.expect("the answer ends well").is_ok() {}
+        assert_eq!(ended(&stuck).await, "closed");
+        assert_eq!(house.refused("visitor").await.0, "42501");
     });
 }
 

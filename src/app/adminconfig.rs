@@ -302,10 +302,11 @@ fn rego_files(folder: &Path, files: &mut Vec<SourceFile>) -> Result<(), EvalErro
 
 fn source_file(path: &Path) -> Result<SourceFile, EvalError> {
     let failed = |error| EvalError::Read { path: path.to_owned(), error };
-    let file = File::open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
+    // Before it is opened: to open a pipe waits for who writes to it.
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
         return Err(failed(std::io::Error::other("is no regular file")));
     }
+    let file = File::open(path).map_err(failed)?;
     let mut text = String::new();
     let read = file.take(FILE_LIMIT + 1).read_to_string(&mut text).map_err(failed)?;
     if read as u64 > FILE_LIMIT {
@@ -332,13 +333,14 @@ fn in_time<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Resul
     told.recv_timeout(GIVE_UP).map_err(|_| Endless)
 }
 
-fn time(now: Option<&str>) -> Result<i64, EvalError> {
+/// Nanoseconds since 1970; or what is wrong with the text.
+fn time(now: Option<&str>) -> Result<i64, String> {
     let now = match now {
         None => SystemTime::now(),
-        Some(text) => humantime::parse_rfc3339(text).map_err(|error| EvalError::Now(error.to_string()))?,
+        Some(text) => humantime::parse_rfc3339(text).map_err(|error| error.to_string())?,
     };
-    let since = now.duration_since(UNIX_EPOCH).map_err(|_| EvalError::Now("is before 1970".to_owned()))?;
-    i64::try_from(since.as_nanos()).map_err(|_| EvalError::Now("is after 2262".to_owned()))
+    let since = now.duration_since(UNIX_EPOCH).map_err(|_| "is before 1970".to_owned())?;
+    i64::try_from(since.as_nanos()).map_err(|_| "is after 2262".to_owned())
 }
 
 fn interface(text: &str) -> Interface {
@@ -352,9 +354,13 @@ fn interface(text: &str) -> Interface {
 /// The question could not be answered.
 pub fn eval(arguments: &EvalArgs, out: &mut impl Write) -> Result<bool, EvalError> {
     let material = Material::read(&arguments.place.section()?)?;
-    let now_ns = time(arguments.now.as_deref())?;
+    let now_ns = time(arguments.now.as_deref()).map_err(EvalError::Now)?;
     let file = source_file(&arguments.input)?;
     let input: Value = document(&arguments.input, &file.text)?;
+    if !input.is_object() {
+        let message = "an input document is an object".to_owned();
+        return Err(EvalError::Document { path: arguments.input.clone(), message });
+    }
     let (asset, actions) = (interface(&arguments.asset), arguments.actions.clone());
     let answer = in_time(move || material.ask(&Question { input: &input, now_ns, asset, actions: &actions }))
         .map_err(|Endless| EvalError::Endless { path: arguments.input.clone() })?;
@@ -396,8 +402,16 @@ pub fn test(arguments: &TestArgs, out: &mut impl Write) -> Result<bool, EvalErro
     for path in &arguments.files {
         let file = source_file(path)?;
         let cases: Vec<Case> = document(path, &file.text)?;
+        // Whoever runs cases wants to know that there are some.
+        if cases.is_empty() {
+            let message = "there are no cases in it".to_owned();
+            return Err(EvalError::Document { path: path.clone(), message });
+        }
         for Case { note, input, now, asset, actions, want } in cases {
-            let now_ns = time(now.as_deref())?;
+            let now_ns = time(now.as_deref()).map_err(|message| EvalError::Document {
+                path: path.clone(),
+                message: format!("{note}: now: {message}"),
+            })?;
             let asset = interface(asset.as_deref().unwrap_or("postgres"));
             let material = Arc::clone(&material);
             let answer = in_time(move || {

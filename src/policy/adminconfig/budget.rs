@@ -1,7 +1,8 @@
 //! What one evaluation may spend: steps of the interpreter, time, and bytes that built-ins make.
 //!
-//! Invariant: regorus asks for the time before each step, and what it asks is this room, so that each step is counted; a
-//! built-in whose answer may be larger than a constant pays for it before it runs. Nothing is shared between threads.
+//! Invariant: regorus asks for the time before each step, and what it asks is this room, so that each step is counted; the
+//! clock on the wall is looked at every few of them. A built-in whose answer may be larger than a constant pays for it
+//! before it runs. Nothing is shared between threads.
 //!
 //! regorus takes another clock than the system's when it is built without its feature `std`. That clock answers "the end
 //! of time" once something is spent up, which ends the evaluation at that step.
@@ -21,6 +22,10 @@ use super::engine::Limits;
 const VALUE: u64 = 32;
 /// Paths that `graph.reachable_paths` may look at.
 const PATHS: u64 = 10_000;
+/// Steps between two looks at the clock, which costs as much as a step does.
+const STEPS_A_LOOK: u32 = 16;
+/// What a built-in makes that is worth a look.
+const BYTES_A_LOOK: u64 = 4 << 10;
 /// Addresses of one `net.cidr_expand`, as a power of two.
 const ADDRESSES: u32 = 16;
 
@@ -33,19 +38,80 @@ pub(super) enum Spent {
     Bytes(&'static str),
 }
 
-/// What is left of an evaluation's means.
-#[derive(Clone, Copy, Debug)]
-struct Budget {
-    steps: u64,
-    bytes: u64,
-    end: Instant,
-    now_ns: i64,
-    spent: Option<Spent>,
+/// What is left of an evaluation's means. Cells of their own, since a step looks at two of them.
+struct Means {
+    /// False: nobody evaluates, and nothing is counted.
+    given: Cell<bool>,
+    steps: Cell<u64>,
+    /// Steps since the clock was looked at.
+    unseen: Cell<u32>,
+    bytes: Cell<u64>,
+    end: Cell<Option<Instant>>,
+    now_ns: Cell<i64>,
+    spent: Cell<Option<Spent>>,
 }
 
 thread_local! {
     // regorus' clock has no argument that could say whose evaluation it is asked for; a thread evaluates one at a time.
-    static BUDGET: Cell<Option<Budget>> = const { Cell::new(None) };
+    static MEANS: Means = const {
+        Means {
+            given: Cell::new(false),
+            steps: Cell::new(0),
+            unseen: Cell::new(0),
+            bytes: Cell::new(0),
+            end: Cell::new(None),
+            now_ns: Cell::new(0),
+            spent: Cell::new(None),
+        }
+    };
+}
+
+impl Means {
+    fn spend(&self, what: Spent) {
+        if self.spent.get().is_none() {
+            self.spent.set(Some(what));
+        }
+    }
+
+    fn look_at_the_clock(&self) {
+        self.unseen.set(0);
+        if self.end.get().is_some_and(|end| Instant::now() > end) {
+            self.spend(Spent::Time);
+        }
+    }
+
+    /// One more step. True: go on.
+    fn step(&self) -> bool {
+        if !self.given.get() {
+            return true;
+        }
+        match self.steps.get().checked_sub(1) {
+            None => self.spend(Spent::Steps),
+            Some(left) => self.steps.set(left),
+        }
+        let unseen = self.unseen.get() + 1;
+        self.unseen.set(unseen);
+        if unseen >= STEPS_A_LOOK {
+            self.look_at_the_clock();
+        }
+        self.spent.get().is_none()
+    }
+
+    /// Takes what a built-in is about to make. True: it may.
+    fn pay(&self, name: &'static str, bytes: u64) -> bool {
+        if !self.given.get() {
+            return true;
+        }
+        match self.bytes.get().checked_sub(bytes) {
+            Some(left) => self.bytes.set(left),
+            None => self.spend(Spent::Bytes(name)),
+        }
+        // A step that makes much takes long.
+        if bytes >= BYTES_A_LOOK {
+            self.look_at_the_clock();
+        }
+        self.spent.get().is_none()
+    }
 }
 
 /// Gives this thread the means of one evaluation, until it is dropped.
@@ -58,60 +124,40 @@ impl Allowance {
             // Fails only when somebody else has set one; then nothing would be counted, which a test would show.
             let _ = set_time_source(&Counter);
         });
-        let now = Instant::now();
-        BUDGET.set(Some(Budget {
-            steps: limits.steps,
-            bytes: limits.bytes,
-            end: now.checked_add(limits.deadline).unwrap_or(now),
-            now_ns,
-            spent: None,
-        }));
+        MEANS.with(|means| {
+            means.given.set(true);
+            means.steps.set(limits.steps);
+            means.unseen.set(0);
+            means.bytes.set(limits.bytes);
+            // None: further away than the clock goes.
+            means.end.set(Instant::now().checked_add(limits.deadline));
+            means.now_ns.set(now_ns);
+            means.spent.set(None);
+        });
         Self(())
     }
 
     /// What is spent up, if anything is.
     pub fn spent(&self) -> Option<Spent> {
-        look(0);
-        BUDGET.get().and_then(|budget| budget.spent)
+        MEANS.with(|means| {
+            means.look_at_the_clock();
+            means.spent.get()
+        })
     }
 }
 
 impl Drop for Allowance {
     fn drop(&mut self) {
-        BUDGET.set(None);
+        MEANS.with(|means| means.given.set(false));
     }
 }
 
-/// One more look, which takes `steps`. True: go on.
-fn look(steps: u64) -> bool {
-    let Some(mut budget) = BUDGET.get() else { return true };
-    if budget.spent.is_none() {
-        budget.spent = match budget.steps.checked_sub(steps) {
-            None => Some(Spent::Steps),
-            Some(_) if Instant::now() > budget.end => Some(Spent::Time),
-            Some(left) => {
-                budget.steps = left;
-                None
-            }
-        };
-        BUDGET.set(Some(budget));
-    }
-    budget.spent.is_none()
-}
-
-/// Takes what a built-in is about to make.
 fn pay(name: &'static str, bytes: u64) -> bool {
-    let Some(mut budget) = BUDGET.get() else { return true };
-    match budget.bytes.checked_sub(bytes) {
-        Some(left) => budget.bytes = left,
-        None => budget.spent = budget.spent.or(Some(Spent::Bytes(name))),
-    }
-    BUDGET.set(Some(budget));
-    budget.spent.is_none()
+    MEANS.with(|means| means.pay(name, bytes))
 }
 
 fn left() -> u64 {
-    BUDGET.get().map_or(u64::MAX, |budget| budget.bytes)
+    MEANS.with(|means| if means.given.get() { means.bytes.get() } else { u64::MAX })
 }
 
 /// The clock that regorus asks.
@@ -119,8 +165,8 @@ struct Counter;
 
 impl TimeSource for Counter {
     fn now(&self) -> Option<Duration> {
-        // The end of a budget is looked at here, so regorus needs no other time.
-        Some(if look(1) { Duration::ZERO } else { Duration::MAX })
+        // The end of an evaluation's time is looked at here, so regorus needs no other.
+        Some(if MEANS.with(Means::step) { Duration::ZERO } else { Duration::MAX })
     }
 }
 
@@ -343,7 +389,10 @@ pub(super) fn install(engine: &mut Engine) -> anyhow::Result<()> {
 }
 
 fn clock() -> Value {
-    BUDGET.get().map_or(Value::Undefined, |budget| Value::from(budget.now_ns))
+    MEANS.with(|means| match means.given.get() {
+        true => Value::from(means.now_ns.get()),
+        false => Value::Undefined,
+    })
 }
 
 /// An address as a number and how many bits it has.

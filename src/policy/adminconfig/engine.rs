@@ -355,6 +355,11 @@ fn prepare(file: &SourceFile, declarations: &mut Declarations, reads: &mut bool)
     if file.text.len() > FILE_BYTES {
         return Err(wrong(1, format!("is longer than {FILE_BYTES} bytes")));
     }
+    // The reader would take it for the end of the text, and leave out what follows.
+    if let Some(at) = file.text.find('\0') {
+        let line = file.text.get(..at).map_or(1, |before| before.matches('\n').count() + 1);
+        return Err(wrong(u32::try_from(line).unwrap_or(u32::MAX), "holds a character 0".to_owned()));
+    }
     rewrite::check_depth(&file.text).map_err(|(line, message)| wrong(line, message))?;
     if let Some(line) = rewrite::reserved(&file.text) {
         return Err(wrong(line, "names that begin with fedgate_ are the gateway's own".to_owned()));

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::engine::SourceFile;
 use super::restriction::number;
 use super::yaml::documents;
-use super::{Origin, Problem};
+use super::{Origin, Problem, told};
 
 /// What an attribute belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -220,9 +220,10 @@ impl Infrastructure {
         };
         let raw = raw.map_err(|error| vec![problem(error.line(), json_message(&error))])?;
         // Where an entry stands is where its text stands in the file's.
+        let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
         let line_of = |entry: &RawValue, within: usize| {
             let offset = (entry.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-            text.get(..offset).map_or(1, |before| before.matches('\n').count() + 1) + within
+            ends.partition_point(|end| *end < offset) + 1 + within
         };
         let mut problems = Vec::new();
         let mut metrics: BTreeMap<String, RawMetric> = BTreeMap::new();
@@ -261,7 +262,7 @@ impl Infrastructure {
                 problems.push(problem(line, format!("attribute {name}: {message}")));
             }
         }
-        if problems.is_empty() { Ok(infrastructure) } else { Err(problems) }
+        if problems.is_empty() { Ok(infrastructure) } else { Err(told(problems)) }
     }
 
     fn add(&mut self, attribute: Attribute) -> Result<(), String> {

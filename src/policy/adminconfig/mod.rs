@@ -58,6 +58,19 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Problems of one reading that are told.
+const TOLD: usize = 1_000;
+
+/// So many of them that somebody may still read them, and how many more there are.
+fn told(mut problems: Vec<Problem>) -> Vec<Problem> {
+    let more = problems.len().saturating_sub(TOLD);
+    problems.truncate(TOLD);
+    if let (Some(last), true) = (problems.last_mut(), more > 0) {
+        last.message.push_str(&format!("; and {more} more problems"));
+    }
+    problems
+}
+
 /// Why there is no outcome.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {

@@ -3,7 +3,7 @@
 //! Invariant: pure, exact and deterministic. What is chosen honours every restriction and costs least of all ways of at
 //! most [`MOST_STEPS`] modules; of equal ones the shorter is chosen, and of equally long ones the first by name.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::decision::{Capability, Decision, Deploy, Outcome};
 use super::infrastructure::{AttributeValue, Infrastructure, InfrastructureObject as Object};
 use super::resources::{Account, Cluster, Interface, Module, ModuleCapability, Resources};
-use super::restriction::{Found, Restriction, lookup};
+use super::restriction::{Found, Restriction, Unmet, lookup};
 use super::strategy::{Direction, Goal};
 
 /// Modules that data may pass through; the original takes two. It also ends chains that lead back to where they began.
@@ -23,6 +23,8 @@ const MOST_ACTIONS: usize = 31;
 const WORST: f64 = 100.0;
 /// Costs are counted in millionths, so that sums are exact and the same on every machine.
 const PARTS: f64 = 1e6;
+/// Regions between which all transfers are worked out beforehand.
+const TABLED: usize = 1_000;
 /// Candidates that one explanation lists, of each kind.
 const LISTED: usize = 1_000;
 
@@ -210,14 +212,72 @@ impl Way {
     }
 }
 
-/// Where the data is after some steps.
+/// What has become of the data after some steps; where it is stands beside it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct State {
     interface: Interface,
     /// Actions still to be done.
     left: u32,
     copied: bool,
+}
+
+/// A place that the data has come to, by some steps and one whose module is not chosen yet.
+#[derive(Clone, Copy)]
+struct Arrival<'w> {
+    /// Where the data is then.
     region: usize,
+    cost: i128,
+    way: &'w Way,
+    cluster: usize,
+    account: Option<usize>,
+}
+
+impl<'w> Arrival<'w> {
+    /// Which one is better under any module: as [`Way`] would have it behind the step.
+    fn order(&self, other: &Self) -> Ordering {
+        let key = |one: &Arrival<'w>| (one.cost, &one.way.choices, one.cluster, one.account, &one.way.done);
+        key(self).cmp(&key(other))
+    }
+
+    fn by(&self, option: &ModuleOption) -> Onward<'w> {
+        Onward {
+            cost: self.cost + option.cost,
+            way: self.way,
+            choice: Choice {
+                module: option.module,
+                entry: option.entry,
+                pair: option.pair,
+                cluster: self.cluster,
+                account: self.account,
+            },
+            done: Reverse(option.done),
+        }
+    }
+}
+
+/// One step more.
+#[derive(Clone, Copy)]
+struct Onward<'w> {
+    cost: i128,
+    way: &'w Way,
+    choice: Choice,
+    done: Reverse<u32>,
+}
+
+impl Onward<'_> {
+    fn way(&self) -> Way {
+        self.way.and(self.choice, self.done.0)
+    }
+
+    fn order(&self, way: &Way) -> Ordering {
+        let choices = self.way.choices.iter().chain([&self.choice]).cmp(&way.choices);
+        choices.then_with(|| self.way.done.iter().chain([&self.done]).cmp(&way.done))
+    }
+
+    fn is_better(&self, other: &Self) -> bool {
+        let key = |one: &Self| (one.cost, &one.way.choices, one.choice, &one.way.done, one.done);
+        key(self) < key(other)
+    }
 }
 
 /// An entry of a module that may be used, before a cluster is chosen.
@@ -237,6 +297,7 @@ struct Planner<'l> {
     decisions: BTreeMap<Capability, Decision>,
     goals: Vec<Pricing<'l>>,
     regions: Vec<&'l str>,
+    transfers: Option<Vec<Vec<i128>>>,
 }
 
 /// A goal, and the scales of its attribute.
@@ -263,7 +324,21 @@ impl<'l> Planner<'l> {
         regions.extend(landscape.resources.accounts.iter().map(|account| account.region.as_str()));
         regions.sort_unstable();
         regions.dedup();
-        Self { request, landscape, usage, decisions, goals, regions }
+        let mut planner =
+            Self { request, landscape, usage, decisions, goals, regions, transfers: Some(Vec::new()) };
+        planner.transfers = planner.all_transfers();
+        planner
+    }
+
+    /// What [`Planner::transfer`] says between all regions, one row for each; empty: they are too many. None: moving data
+    /// costs nothing.
+    fn all_transfers(&self) -> Option<Vec<Vec<i128>>> {
+        if !self.goals.iter().any(|pricing| pricing.scales.contains_key(&Object::InterRegion)) {
+            return None;
+        }
+        let all = 0..self.regions.len();
+        let row = |from: usize| all.clone().map(|to| self.transfer(from, to)).collect();
+        Some(if all.len() > TABLED { Vec::new() } else { all.clone().map(row).collect() })
     }
 
     fn decision(&self, capability: Capability) -> &Decision {
@@ -346,98 +421,135 @@ impl<'l> Planner<'l> {
             Capability::Copy => vec![Capability::Copy, Capability::Transform],
             other => vec![other],
         };
-        let usable: Vec<(Capability, Vec<Usable<'l>>)> = kinds
+        let usable: Vec<(Capability, Vec<Usable<'l>>, Places)> = kinds
             .into_iter()
             .filter(|kind| self.deployed(*kind))
-            .map(|kind| (kind, self.usable(kind)))
+            .map(|kind| (kind, self.usable(kind), self.places(kind)))
             .collect();
-        let places: Vec<Places> = usable.iter().map(|(kind, _)| self.places(*kind)).collect();
         let accounts = self.accounts();
         let all = (1u32 << self.request.actions.len()) - 1;
-        let start = State {
-            interface: self.request.asset.clone(),
-            left: all,
-            copied: false,
-            region: self.region(&self.request.region),
-        };
-        let mut layer: HashMap<State, (i128, Way)> = HashMap::from([(start, (0, Way::default()))]);
+        let start = State { interface: self.request.asset.clone(), left: all, copied: false };
+        let begin = (self.region(&self.request.region), (0, Way::default()));
+        let mut layer: HashMap<State, BTreeMap<usize, (i128, Way)>> =
+            HashMap::from([(start, BTreeMap::from([begin]))]);
         let mut best: Option<(i128, usize, Way)> = None;
         let needs_copy =
             self.usage == Capability::Copy || self.decision(Capability::Copy).deploy == Deploy::True;
         for length in 1..=MOST_STEPS {
-            let mut next: HashMap<State, (i128, Way)> = HashMap::new();
-            for (state, (cost, way)) in &layer {
-                for ((kind, usable), places) in usable.iter().zip(&places) {
-                    for option in self.options(*kind, usable, state) {
-                        let list = if option.done == 0 && *kind != Capability::Transform {
-                            &places.plain
-                        } else {
-                            &places.transforming
+            // By region.
+            let mut next: HashMap<State, Vec<Option<Onward<'_>>>> = HashMap::new();
+            for (state, from) in &layer {
+                for (kind, usable, places) in &usable {
+                    let copies = *kind == Capability::Copy;
+                    // What is read is with the workload; what was deleted is nowhere.
+                    let goes_on = matches!(kind, Capability::Copy | Capability::Transform);
+                    let goes_on = goes_on && length < MOST_STEPS;
+                    if !goes_on && *kind != self.usage {
+                        continue;
+                    }
+                    let options = self.options(*kind, usable, state);
+                    if options.is_empty() {
+                        continue;
+                    }
+                    // The same for all modules, however many lead from anywhere to anywhere.
+                    let arriving =
+                        [&places.plain, &places.transforming].map(|places| self.arrivals(from, places));
+                    let mut stored: HashMap<(bool, String), Vec<Arrival<'_>>> = HashMap::new();
+                    for option in options {
+                        let transforms = option.done != 0 || *kind == Capability::Transform;
+                        let [plain, transforming] = &arriving;
+                        let arrived = if transforms { transforming } else { plain };
+                        let arrived = match copies {
+                            true => stored
+                                .entry((transforms, option.output.protocol.clone()))
+                                .or_insert_with(|| self.stored(arrived, &accounts, &option.output.protocol)),
+                            false => arrived,
                         };
-                        for (region, place_cost, cluster) in list {
-                            let there =
-                                cost + option.cost + place_cost + self.transfer(state.region, *region);
-                            let onward: Vec<(usize, i128, Option<usize>)> = if *kind == Capability::Copy {
-                                accounts
-                                    .iter()
-                                    .filter(|account| account.protocol == option.output.protocol)
-                                    .map(|account| {
-                                        (
-                                            account.region,
-                                            account.cost + self.transfer(*region, account.region),
-                                            Some(account.index),
-                                        )
-                                    })
-                                    .collect()
-                            } else {
-                                vec![(*region, 0, None)]
-                            };
-                            for (data_region, account_cost, account) in onward {
-                                let after = State {
-                                    interface: option.output.clone(),
-                                    left: state.left & !option.done,
-                                    copied: state.copied || *kind == Capability::Copy,
-                                    region: data_region,
+                        let after = State {
+                            interface: option.output.clone(),
+                            left: state.left & !option.done,
+                            copied: state.copied || copies,
+                        };
+                        let ends = *kind == self.usage
+                            && after.left == 0
+                            && (after.copied || !needs_copy)
+                            && self.request.workload.as_ref().is_none_or(|asked| {
+                                self.usage != Capability::Read || after.interface.fits(asked)
+                            });
+                        let onward = arrived.iter().map(|arrival| (arrival.region, arrival.by(&option)));
+                        if ends {
+                            for (_, onward) in onward.clone() {
+                                let better = |(cost, steps, way): &(i128, usize, Way)| {
+                                    let order = (onward.cost, length).cmp(&(*cost, *steps));
+                                    order.then_with(|| onward.order(way)).is_lt()
                                 };
-                                let choice = Choice {
-                                    module: option.module,
-                                    entry: option.entry,
-                                    pair: option.pair,
-                                    cluster: *cluster,
-                                    account,
-                                };
-                                let total = there + account_cost;
-                                let way = || way.and(choice, option.done);
-                                let ends = *kind == self.usage
-                                    && after.left == 0
-                                    && (after.copied || !needs_copy)
-                                    && self.request.workload.as_ref().is_none_or(|asked| {
-                                        self.usage != Capability::Read || after.interface.fits(asked)
-                                    });
-                                if ends && best.as_ref().is_none_or(|(cost, _, _)| total <= *cost) {
-                                    let found = (total, length, way());
-                                    if best.as_ref().is_none_or(|best| found < *best) {
-                                        best = Some(found);
-                                    }
+                                if best.as_ref().is_none_or(better) {
+                                    best = Some((onward.cost, length, onward.way()));
                                 }
-                                // What is read is with the workload; what was deleted is nowhere.
-                                let goes_on = matches!(kind, Capability::Copy | Capability::Transform);
-                                if goes_on && length < MOST_STEPS {
-                                    let better = next.get(&after).is_none_or(|(cost, before)| {
-                                        total < *cost || (total == *cost && way() < *before)
-                                    });
-                                    if better {
-                                        next.insert(after, (total, way()));
-                                    }
+                            }
+                        }
+                        if goes_on {
+                            let there = next.entry(after).or_insert_with(|| vec![None; self.regions.len()]);
+                            for (region, onward) in onward {
+                                if let Some(slot) = there.get_mut(region)
+                                    && slot.as_ref().is_none_or(|before| onward.is_better(before))
+                                {
+                                    *slot = Some(onward);
                                 }
                             }
                         }
                     }
                 }
             }
-            layer = next;
+            let settled = next.into_iter().map(|(state, regions)| {
+                let ways = regions.into_iter().enumerate().filter_map(|(region, onward)| {
+                    let onward = onward?;
+                    Some((region, (onward.cost, onward.way())))
+                });
+                (state, ways.collect())
+            });
+            layer = settled.collect();
         }
         best.map(|(cost, _, way)| self.spell(&way, cost))
+    }
+
+    /// How the places are best reached from where the data is, module and account left aside.
+    fn arrivals<'w>(
+        &self,
+        from: &'w BTreeMap<usize, (i128, Way)>,
+        places: &[(usize, i128, usize)],
+    ) -> Vec<Arrival<'w>> {
+        let to = |(region, place_cost, cluster): &(usize, i128, usize),
+                  (before, (cost, way)): (&usize, &'w (i128, Way))| Arrival {
+            region: *region,
+            cost: cost + place_cost + self.transfer(*before, *region),
+            way,
+            cluster: *cluster,
+            account: None,
+        };
+        if self.transfers.is_none() {
+            // Wherever it goes, the best way on is behind the best way here.
+            let Some(best) = from.iter().min_by_key(|(_, way)| *way) else { return Vec::new() };
+            return places.iter().map(|place| to(place, best)).collect();
+        }
+        let reached =
+            places.iter().filter_map(|place| from.iter().map(|way| to(place, way)).min_by(Arrival::order));
+        reached.collect()
+    }
+
+    /// The same with accounts of a protocol behind the places.
+    fn stored<'w>(&self, arrived: &[Arrival<'w>], accounts: &[Stored], protocol: &str) -> Vec<Arrival<'w>> {
+        let fitting = accounts.iter().filter(|account| account.protocol == protocol);
+        let stored = fitting.filter_map(|account| {
+            let ways = arrived.iter().map(|arrival| Arrival {
+                region: account.region,
+                cost: arrival.cost + account.cost + self.transfer(arrival.region, account.region),
+                account: Some(account.index),
+                ..*arrival
+            });
+            ways.min_by(Arrival::order)
+        });
+        stored.collect()
     }
 
     /// The best entries for each interface they lead to and actions they do.
@@ -508,41 +620,22 @@ impl<'l> Planner<'l> {
     }
 
     /// The entries of modules that the restrictions on modules leave.
-    fn usable<'s>(&'s self, kind: Capability) -> Vec<Usable<'l>> {
+    fn usable(&self, kind: Capability) -> Vec<Usable<'l>> {
         let own = &self.decision(kind).modules;
         let transform = &self.decision(Capability::Transform).modules;
-        let mut cache: HashMap<&str, Option<&BTreeMap<Vec<String>, _>>> = HashMap::new();
-        for restriction in own.iter().chain(transform) {
-            let property = restriction.property.as_str();
-            cache
-                .entry(property)
-                .or_insert_with(|| self.landscape.infrastructure.named(Object::Module, property));
-        }
         let mut usable = Vec::new();
         for (index, module) in self.landscape.resources.modules.iter().enumerate() {
             for (entry, capability) in module.capabilities.iter().enumerate() {
                 if capability.capability != kind {
                     continue;
                 }
-                let mut values: HashMap<&str, Found<'_>> = HashMap::new();
-                let mut holds = |restriction: &'s Restriction| {
-                    let property = restriction.property.as_str();
-                    let found = values.entry(property).or_insert_with(|| {
-                        let known = cache.get(property).copied().flatten();
-                        module_property(
-                            self.landscape.infrastructure,
-                            known.is_some(),
-                            module,
-                            entry,
-                            property,
-                        )
-                    });
-                    restriction.check(found).is_ok()
-                };
-                if !own.iter().all(&mut holds) {
+                let mut candidate = Candidate::new(|property: &str| {
+                    module_property(self.landscape.infrastructure, module, entry, property)
+                });
+                if !candidate.satisfies(own) {
                     continue;
                 }
-                let may_transform = transform.iter().all(&mut holds);
+                let may_transform = candidate.satisfies(transform);
                 if kind == Capability::Transform && !may_transform {
                     continue;
                 }
@@ -564,12 +657,10 @@ impl<'l> Planner<'l> {
         let transform = &self.decision(Capability::Transform).clusters;
         let (mut plain, mut transforming) = (BTreeMap::new(), BTreeMap::new());
         for (index, cluster) in self.landscape.resources.clusters.iter().enumerate() {
-            let holds = |restriction: &Restriction| {
-                restriction
-                    .check(&cluster_property(self.landscape.infrastructure, cluster, &restriction.property))
-                    .is_ok()
-            };
-            if !own.iter().all(holds) {
+            let mut candidate = Candidate::new(|property: &str| {
+                cluster_property(self.landscape.infrastructure, cluster, property)
+            });
+            if !candidate.satisfies(own) {
                 continue;
             }
             let found = (self.price(Object::Cluster, &cluster.name), index);
@@ -579,7 +670,7 @@ impl<'l> Planner<'l> {
                 *best = (*best).min(found);
             };
             put(&mut plain);
-            if transform.iter().all(holds) {
+            if candidate.satisfies(transform) {
                 put(&mut transforming);
             }
         }
@@ -594,12 +685,10 @@ impl<'l> Planner<'l> {
         let restrictions = &self.decision(Capability::Copy).storage_accounts;
         let mut best: BTreeMap<(usize, &str), (i128, usize)> = BTreeMap::new();
         for (index, account) in self.landscape.resources.accounts.iter().enumerate() {
-            let holds = |restriction: &Restriction| {
-                restriction
-                    .check(&account_property(self.landscape.infrastructure, account, &restriction.property))
-                    .is_ok()
-            };
-            if !restrictions.iter().all(holds) {
+            let mut candidate = Candidate::new(|property: &str| {
+                account_property(self.landscape.infrastructure, account, property)
+            });
+            if !candidate.satisfies(restrictions) {
                 continue;
             }
             let found = (self.price(Object::StorageAccount, &account.name), index);
@@ -635,6 +724,10 @@ impl<'l> Planner<'l> {
 
     /// What moving data between regions adds.
     fn transfer(&self, from: usize, to: usize) -> i128 {
+        let Some(transfers) = &self.transfers else { return 0 };
+        if let Some(known) = transfers.get(from).and_then(|row| row.get(to)) {
+            return *known;
+        }
         let (Some(from_name), Some(to_name)) = (self.regions.get(from), self.regions.get(to)) else {
             return 0;
         };
@@ -701,6 +794,7 @@ impl<'l> Planner<'l> {
         let (mut offered, mut asked_for) = (false, self.request.workload.is_none());
         for capability in needed {
             let decision = self.decision(capability);
+            let confined = self.confined(capability);
             for module in &resources.modules {
                 for (entry, offer) in module.capabilities.iter().enumerate() {
                     if offer.capability != capability {
@@ -713,27 +807,30 @@ impl<'l> Planner<'l> {
                                 offer.api.is_none() && sink.as_ref().is_some_and(|sink| sink.fits(asked))
                             });
                     }
-                    let mut reasons = unmet(&decision.modules, |property| {
-                        let known = self.landscape.infrastructure.named(Object::Module, property).is_some();
-                        module_property(self.landscape.infrastructure, known, module, entry, property)
+                    let candidate = Candidate::new(|property: &str| {
+                        module_property(self.landscape.infrastructure, module, entry, property)
                     });
+                    let mut reasons = candidate.unmet(&decision.modules);
                     if reasons.is_empty() {
                         reasons = self.misfits(capability, offer);
+                        reasons.extend(confined.clone());
                     }
                     self.list(&mut ruled_out, "module", &module.name, capability, reasons);
                 }
             }
             for cluster in &resources.clusters {
-                let reasons = unmet(&decision.clusters, |property| {
+                let candidate = Candidate::new(|property: &str| {
                     cluster_property(self.landscape.infrastructure, cluster, property)
                 });
+                let reasons = candidate.unmet(&decision.clusters);
                 self.list(&mut ruled_out, "cluster", &cluster.name, capability, reasons);
             }
             if capability == Capability::Copy {
                 for account in &resources.accounts {
-                    let reasons = unmet(&decision.storage_accounts, |property| {
+                    let candidate = Candidate::new(|property: &str| {
                         account_property(self.landscape.infrastructure, account, property)
                     });
+                    let reasons = candidate.unmet(&decision.storage_accounts);
                     self.list(&mut ruled_out, "storageaccount", &account.name, capability, reasons);
                 }
             }
@@ -794,24 +891,29 @@ impl<'l> Planner<'l> {
         if !missing.is_empty() {
             reasons.push(format!("it does not do {}", missing.join(", ")));
         }
-        if capability != Capability::Copy
-            && !self.request.actions.is_empty()
-            && self.places(capability).transforming.is_empty()
-        {
-            let ids: Vec<&str> = self
-                .decision(Capability::Transform)
-                .clusters
-                .iter()
-                .map(|restriction| restriction.policy.id.as_str())
-                .collect();
-            reasons.push(format!(
-                "the data needs {}, and no cluster that {} may run in satisfies what restricts transform ({})",
-                self.request.actions.join(", "),
-                capability,
-                ids.join(", ")
-            ));
-        }
         reasons
+    }
+
+    /// Why no module does what has to be done to the data, whatever it is: there is no cluster for it.
+    fn confined(&self, capability: Capability) -> Option<String> {
+        if capability == Capability::Copy
+            || self.request.actions.is_empty()
+            || !self.places(capability).transforming.is_empty()
+        {
+            return None;
+        }
+        let ids: Vec<&str> = self
+            .decision(Capability::Transform)
+            .clusters
+            .iter()
+            .map(|restriction| restriction.policy.id.as_str())
+            .collect();
+        Some(format!(
+            "the data needs {}, and no cluster that {} may run in satisfies what restricts transform ({})",
+            self.request.actions.join(", "),
+            capability,
+            ids.join(", ")
+        ))
     }
 }
 
@@ -855,28 +957,50 @@ struct Stored {
     index: usize,
 }
 
-fn unmet<'v>(restrictions: &[Restriction], property: impl Fn(&str) -> Found<'v>) -> Vec<String> {
-    restrictions
-        .iter()
-        .filter_map(|restriction| {
-            let unmet = restriction.check(&property(&restriction.property)).err()?;
-            Some(format!(
-                "policy {} ({}) wants {restriction}, and {unmet}",
-                restriction.policy.id, restriction.policy.at
-            ))
-        })
-        .collect()
+/// One that restrictions are held against; what it has under a property is looked up once, however many restrict it.
+struct Candidate<'r, 'v, F> {
+    property: F,
+    found: HashMap<&'r str, Found<'v>>,
+}
+
+impl<'r, 'v, F: Fn(&str) -> Found<'v>> Candidate<'r, 'v, F> {
+    fn new(property: F) -> Self {
+        Self { property, found: HashMap::new() }
+    }
+
+    fn check(&mut self, restriction: &'r Restriction) -> Result<(), Unmet> {
+        let Self { property, found } = self;
+        restriction
+            .check(found.entry(&restriction.property).or_insert_with(|| property(&restriction.property)))
+    }
+
+    fn satisfies(&mut self, restrictions: &'r [Restriction]) -> bool {
+        restrictions.iter().all(|restriction| self.check(restriction).is_ok())
+    }
+
+    /// Why it does not satisfy them, one by one.
+    fn unmet(mut self, restrictions: &'r [Restriction]) -> Vec<String> {
+        restrictions
+            .iter()
+            .filter_map(|restriction| {
+                let unmet = self.check(restriction).err()?;
+                Some(format!(
+                    "policy {} ({}) wants {restriction}, and {unmet}",
+                    restriction.policy.id, restriction.policy.at
+                ))
+            })
+            .collect()
+    }
 }
 
 /// An attribute of the module, or what stands in its spec, or in the whole of it.
 fn module_property<'v>(
     infrastructure: &'v Infrastructure,
-    known: bool,
     module: &'v Module,
     entry: usize,
     property: &str,
 ) -> Found<'v> {
-    if known && let Some(attribute) = infrastructure.of(Object::Module, property, &module.name) {
+    if let Some(attribute) = infrastructure.of(Object::Module, property, &module.name) {
         return Found::Attribute(&attribute.value);
     }
     let mut found = Vec::new();
@@ -935,7 +1059,7 @@ pub(super) fn has_property(landscape: Landscape<'_>, object: Object, property: &
     let any = match object {
         Object::Module if !resources.modules.is_empty() => resources.modules.iter().any(|module| {
             (0..module.capabilities.len())
-                .any(|entry| has(module_property(infrastructure, true, module, entry, property)))
+                .any(|entry| has(module_property(infrastructure, module, entry, property)))
         }),
         Object::Cluster if !resources.clusters.is_empty() => {
             resources.clusters.iter().any(|cluster| has(cluster_property(infrastructure, cluster, property)))

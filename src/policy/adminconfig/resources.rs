@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::decision::{Capability, shown};
 use super::engine::SourceFile;
 use super::yaml::{Document, documents};
-use super::{Origin, Problem};
+use super::{Origin, Problem, told};
 
 /// How data is reached: a protocol, and a format where one is said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,7 +127,7 @@ impl Resources {
                 &mut problems,
             ),
         };
-        if problems.is_empty() { Ok(resources) } else { Err(problems) }
+        if problems.is_empty() { Ok(resources) } else { Err(told(problems)) }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Invariant: an error names a line of the file, not one of the document.
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -44,23 +46,39 @@ pub(super) struct Document<'t> {
     text: &'t str,
     file: Arc<str>,
     first_line: u32,
+    spoken: OnceCell<Spoken<'t>>,
+}
+
+/// Which lines of a document speak of what, counted from 0; gone through once, since a file may hold very many resources.
+#[derive(Default)]
+struct Spoken<'t> {
+    first: usize,
+    lines: HashMap<(&'t str, &'t str), usize>,
+}
+
+impl<'t> Spoken<'t> {
+    fn of(text: &'t str) -> Self {
+        let (mut spoken, mut begun) = (Self::default(), false);
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_start();
+            if !begun && !line.is_empty() && !line.starts_with('#') {
+                (spoken.first, begun) = (number, true);
+            }
+            if let Some((key, rest)) = line.trim_start_matches("- ").split_once(':') {
+                let rest = rest.split(" #").next().unwrap_or(rest);
+                spoken.lines.entry((key, rest.trim().trim_matches(['"', '\'']))).or_insert(number);
+            }
+        }
+        spoken
+    }
 }
 
 impl Document<'_> {
     /// The first line of it that speaks of a key with this value, or else its own first line.
     pub fn at(&self, key: &str, value: &str) -> Origin {
-        let spoken = |line: &str| {
-            line.trim_start().trim_start_matches("- ").strip_prefix(key).is_some_and(|rest| {
-                rest.strip_prefix(':').is_some_and(|rest| {
-                    let rest = rest.split(" #").next().unwrap_or(rest);
-                    rest.trim().trim_matches(['"', '\'']) == value
-                })
-            })
-        };
-        let offset = self.text.lines().position(spoken).or_else(|| {
-            self.text.lines().position(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
-        });
-        let offset = offset.and_then(|offset| u32::try_from(offset).ok()).unwrap_or(0);
+        let spoken = self.spoken.get_or_init(|| Spoken::of(self.text));
+        let offset = spoken.lines.get(&(key, value)).copied().unwrap_or(spoken.first);
+        let offset = u32::try_from(offset).unwrap_or(0);
         Origin { file: self.file.clone(), line: self.first_line.saturating_add(offset) }
     }
 
@@ -85,7 +103,13 @@ pub(super) fn documents<'t>(file: &'t SourceFile, problems: &mut Vec<Problem>) -
     for (first_line, text) in split(&file.text) {
         match serde_yaml_ng::from_str::<Value>(text) {
             Ok(Value::Null) => {}
-            Ok(value) => found.push(Document { value, text, file: file.name.clone(), first_line }),
+            Ok(value) => found.push(Document {
+                value,
+                text,
+                file: file.name.clone(),
+                first_line,
+                spoken: OnceCell::new(),
+            }),
             Err(error) => {
                 let offset = error.location().map_or(0, |location| location.line().saturating_sub(1));
                 let line = first_line.saturating_add(u32::try_from(offset).unwrap_or(0));

@@ -330,16 +330,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             End::SourceGone(_) => Some(source_gone()),
             End::Client | End::ClientGone => None,
         };
-        if let Some(error) = last_word
-            && self.passing == 0
-        {
-            self.edit(|out| error.encode(out));
-        }
         let bounded = GOODBYE;
         if !matches!(end, End::ClientGone) {
             // The client may have stopped reading: then it does not hear why.
-            let _ =
-                tokio::time::timeout(bounded, std::future::poll_fn(|cx| self.poll_write_client(cx))).await;
+            let _ = tokio::time::timeout(bounded, self.speak(&end, last_word)).await;
             let _ = tokio::time::timeout(
                 bounded,
                 std::future::poll_fn(|cx| Pin::new(&mut self.client).poll_shutdown(cx)),
@@ -364,6 +358,41 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             let _ = tokio::time::timeout(bounded, self.hear_out()).await;
         }
         end
+    }
+
+    /// Gives the client what is there for it, and the last word.
+    async fn speak(&mut self, end: &End, last_word: Option<ClientError>) {
+        if let End::Fatal(_) = end {
+            std::future::poll_fn(|cx| self.poll_rest(cx)).await;
+        }
+        if let Some(error) = last_word
+            && self.passing == 0
+        {
+            self.edit(|out| error.encode(out));
+        }
+        let _ = std::future::poll_fn(|cx| self.poll_write_client(cx)).await;
+    }
+
+    /// The rest of the message that is on its way to the client, which hears nothing else amid one: in an answer of many
+    /// rows there nearly always is one.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let unseen = self.lease.inbound.data().len().saturating_sub(self.approved);
+            let count = self.passing.min(unseen);
+            self.approved += count;
+            self.passing -= count;
+            if self.passing == 0 {
+                return Poll::Ready(());
+            }
+            let written = self.poll_write_client(cx);
+            if self.lease.inbound.space().is_empty() && written.is_pending() {
+                return Poll::Pending;
+            }
+            if matches!(written, Poll::Ready(Err(_))) || !matches!(ready!(self.lease.poll_fill(cx)), Ok(1..))
+            {
+                return Poll::Ready(());
+            }
+        }
     }
 
     /// Says goodbye to a source whose session is this client's own.
