@@ -17,7 +17,7 @@
 //! | 1 | [`audit`] | events, their OCSF form, the spool on disk |
 //! | 0 | [`document`] | the policy document as people and the loop write it |
 //! | 0 | [`client`] | HTTP clients: what they trust, and what bounds them |
-//! | 0 | [`ids`], [`sqlstate`], [`metrics`], [`status`] | names, codes, handles |
+//! | 0 | [`ids`], [`sqlstate`], [`metrics`], [`status`], [`timestamp`] | names, codes, handles, times as JSON |
 
 pub mod app;
 pub mod audit;
@@ -34,6 +34,7 @@ pub mod sql;
 pub mod sqlstate;
 pub mod status;
 pub mod sync;
+pub mod timestamp;
 pub mod tls;
 pub mod upstream;
 pub mod wire;

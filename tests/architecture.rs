@@ -17,7 +17,7 @@ const RANKS: &[(u8, &[&str])] = &[
     (3, &["mask", "upstream"]),
     (2, &["guard", "policy", "tls"]),
     (1, &["sql", "wire", "audit", "config"]),
-    (0, &["client", "ids", "document", "sqlstate", "metrics", "status"]),
+    (0, &["client", "ids", "document", "sqlstate", "metrics", "status", "timestamp"]),
 ];
 
 /// Statics that may be changed, since each thread has its own: file and name. A clock that regorus is given has no

@@ -64,6 +64,9 @@ impl Last {
     }
 }
 
+/// What an entry takes beside what is in it: the cache's own place for it, and what an allocator adds to four pieces.
+const ENTRY: usize = 320;
+
 /// The part of the bytes that shapes get: there are few of them.
 const SHAPES: usize = 8;
 
@@ -131,15 +134,17 @@ struct Weight;
 
 impl Weighter<Key, Arc<Verdict>> for Weight {
     fn weight(&self, key: &Key, verdict: &Arc<Verdict>) -> u64 {
-        let steps: usize = verdict
+        let held: usize = verdict
             .steps
             .iter()
             .map(|step| match step {
-                Step::Admit(admitted) => 128 + admitted.permit.text().len(),
-                Step::Refuse(refusal) => 512 + refusal.message.len(),
+                Step::Admit(admitted) => admitted.permit.text().len(),
+                Step::Refuse(refusal) => 256 + refusal.message.len(),
             })
             .sum();
-        (256 + key.text.len() + steps) as u64
+        let steps = size_of::<Step>() * verdict.steps.len().max(1);
+        let entry = size_of::<Key>() + size_of::<Verdict>() + ENTRY;
+        (entry + key.text.len() + steps + held) as u64
     }
 }
 

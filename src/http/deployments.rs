@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
@@ -19,6 +19,7 @@ use super::api::{BODY_LIMIT, answer, problem, read};
 use super::jwt::Need;
 use super::server::{Parts, as_json};
 use crate::policy::deploy::Place;
+use crate::timestamp;
 
 /// How the policies stand, and what they decide.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -131,7 +132,7 @@ pub(super) async fn eval(
 pub struct PolicyFault {
     /// With file and line.
     pub message: Box<str>,
-    #[serde(serialize_with = "known")]
+    #[serde(serialize_with = "timestamp::seconds")]
     pub since: SystemTime,
 }
 
@@ -151,7 +152,7 @@ pub struct DeploymentView {
 #[derive(Serialize)]
 pub(super) struct PolicyStatus {
     revision: Option<Arc<str>>,
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_seconds")]
     since: Option<SystemTime>,
     fault: Option<PolicyFault>,
 }
@@ -165,17 +166,6 @@ impl PolicyStatus {
             fault: view.fault.clone(),
         })
     }
-}
-
-fn rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => known(time, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
-fn known<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_seconds(*time))
 }
 
 /// An API of a gateway without policies.

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::{Extension, Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -28,6 +28,7 @@ use crate::metrics::{BundleAnswer, OpaMetrics, OpaReport, OpaState, Probe};
 use crate::policy::bundle::Bundle;
 use crate::policy::proof::{Proof, Proved, Standing};
 use crate::policy::status::Report;
+use crate::timestamp;
 
 /// Longest that a request waits for a change, whatever it asks for; it is answered with 304 and comes again.
 pub(super) const WAIT: Duration = Duration::from_secs(100);
@@ -352,29 +353,22 @@ struct BundleView {
     revision: String,
     bytes: usize,
     document: Option<Box<str>>,
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_millis")]
     since: Option<SystemTime>,
 }
 
 #[derive(Serialize)]
 struct FaultView {
     message: Box<str>,
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_millis")]
     since: Option<SystemTime>,
 }
 
 #[derive(Serialize)]
 struct ProbeView {
     outcome: &'static str,
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_millis")]
     at: Option<SystemTime>,
-}
-
-fn rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => serializer.collect_str(&humantime::format_rfc3339_millis(*time)),
-        None => serializer.serialize_none(),
-    }
 }
 
 /// `GET /api/v1/enforcement`

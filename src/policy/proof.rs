@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::status::Report;
+use crate::timestamp;
 
 /// OPAs that are known at the same time.
 pub const INSTANCES: usize = 256;
@@ -36,15 +37,15 @@ pub struct Publication {
     pub document: Arc<str>,
     /// When the catalog said what led to it, by the catalog's own clock; `None`: people changed the document, or it is
     /// what was in force at the start.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_millis")]
     pub changed_at: Option<SystemTime>,
     /// When the document was read.
-    #[serde(serialize_with = "known")]
+    #[serde(serialize_with = "timestamp::millis")]
     pub read_at: SystemTime,
-    #[serde(serialize_with = "known")]
+    #[serde(serialize_with = "timestamp::millis")]
     pub published_at: SystemTime,
     /// When the last of the OPAs reported it, or a later one.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_millis")]
     pub enforced_at: Option<SystemTime>,
     /// From the change to there, in seconds.
     pub lag_seconds: Option<f64>,
@@ -74,12 +75,12 @@ pub struct Instance {
     pub state: State,
     pub revision: Option<Arc<str>>,
     /// When it first reported that revision, by our clock.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_millis")]
     pub since: Option<SystemTime>,
     /// When it took it into use, by its own.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_millis")]
     pub activated_at: Option<SystemTime>,
-    #[serde(serialize_with = "known")]
+    #[serde(serialize_with = "timestamp::millis")]
     pub last_report: SystemTime,
     pub error: Option<Arc<str>>,
 }
@@ -324,17 +325,6 @@ fn base(publication: &Publication) -> SystemTime {
 /// Nothing, when a clock was set back.
 fn since(then: SystemTime, now: SystemTime) -> Duration {
     now.duration_since(then).unwrap_or_default()
-}
-
-fn rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => known(time, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
-fn known<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_millis(*time))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::planner::safety::Held;
 use super::planner::{Change, Plan};
 use crate::audit::event::Actor;
 use crate::metrics::{Label, SyncFailure};
+use crate::timestamp;
 
 /// Requests that wait for the loop; triggers that are alike become one run anyway.
 pub const QUEUE: usize = 64;
@@ -111,7 +112,7 @@ pub struct RunError {
 pub struct SyncStatus {
     pub enabled: bool,
     /// The last run that ended, whatever its outcome; `null` before the first.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_millis")]
     pub last_run: Option<SystemTime>,
     /// Of the last run, in seconds.
     pub duration: Option<f64>,
@@ -120,7 +121,7 @@ pub struct SyncStatus {
     /// Of the last run.
     pub publish_failures: u64,
     /// When the timer fires next; `null` while a run is under way, or when the loop is off.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_millis")]
     pub next_run: Option<SystemTime>,
     pub running: bool,
     /// Why the last run failed; `null` when it did not.
@@ -143,13 +144,6 @@ pub struct SyncStatus {
     /// What the catalog said last, for whoever decides by it.
     #[serde(skip)]
     pub picture: Option<Arc<Picture>>,
-}
-
-fn rfc3339<S: serde::Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => serializer.collect_str(&humantime::format_rfc3339_millis(*time)),
-        None => serializer.serialize_none(),
-    }
 }
 
 /// A handle on the loop.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::publisher::{AnyPublisher, Fetched, PublishError, Version};
 use crate::document::{Document, OneLine, Snapshot};
 use crate::metrics::{DocumentMetrics, DocumentRead};
+use crate::timestamp;
 
 /// Longest text of a fault, in characters.
 const MESSAGE_LIMIT: usize = 500;
@@ -27,10 +28,10 @@ pub struct DocumentStatus {
     /// [`Snapshot::version`] of what is in force.
     pub version: Option<Box<str>>,
     /// When it came into force.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_seconds")]
     pub since: Option<SystemTime>,
     /// When its place was last found in order.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "timestamp::maybe_seconds")]
     pub last_success: Option<SystemTime>,
     /// What is the matter with it, if anything; what is in force stays.
     pub fault: Option<DocumentFault>,
@@ -40,7 +41,7 @@ pub struct DocumentStatus {
 pub struct DocumentFault {
     pub kind: FaultKind,
     pub message: Box<str>,
-    #[serde(serialize_with = "rfc3339_known")]
+    #[serde(serialize_with = "timestamp::seconds")]
     pub since: SystemTime,
 }
 
@@ -51,17 +52,6 @@ pub enum FaultKind {
     Broken,
     /// Its place cannot be read.
     Unreadable,
-}
-
-fn rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => rfc3339_known(time, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
-fn rfc3339_known<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_seconds(*time))
 }
 
 /// What the rest of the process has of the reader; cheap to clone. It outlives a change of the place.
