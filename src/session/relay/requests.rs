@@ -648,7 +648,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             None => self.judge.count_empty(),
             Some(admitted) => {
                 self.judge.count_admitted(admitted.class);
-                self.touches(&admitted.permit, admitted.class, &admitted.effect, false);
+                self.touches(admitted, false);
                 // Its name may come to be with any Execute from now on; a cursor's comes with one and goes
                 // with its transaction.
                 if let Effect::Prepare { name } = &admitted.effect {
