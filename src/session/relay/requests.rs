@@ -213,7 +213,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     fn unleased(&mut self, kind: u8, name: &[u8], sql: &[u8]) -> Option<Handled> {
         match self.leased() {
             Leased::Yes => None,
-            Leased::Wait => Some(Handled::Leasing),
+            Leased::Wait => {
+                if tag::begins_block(sql) {
+                    // There is nothing to cancel yet, and a refusal would end the session.
+                    self.wait_uncancelled();
+                }
+                Some(Handled::Leasing)
+            }
             Leased::No(error) if error.severity == Severity::Fatal => Some(turned_away(error)),
             Leased::No(error) if tag::begins_block(sql) => Some(turned_away(error)),
             Leased::No(error) if matches!(kind, b'Q' | b'F') => Some(self.refuse_query(name, error, true)),

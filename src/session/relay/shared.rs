@@ -187,6 +187,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         Leased::Wait
     }
 
+    /// A cancel says nothing to the wait for a session.
+    pub(super) fn wait_uncancelled(&self) {
+        if let Some(shared) = &self.shared {
+            shared.registration.asked().listen(false);
+        }
+    }
+
     /// True: [`Self::leased`] has something else to say now.
     pub(super) fn poll_lease(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(shared) = &mut self.shared else { return false };
