@@ -636,6 +636,88 @@ fn the_planner_is_asked_as_the_client_would_ask() {
     ends_well(gateway);
 }
 
+/// What the planner of the client's session makes of a text, and that of the gateway's own connection does not.
+#[test]
+fn nobody_is_let_through_by_what_only_the_clients_session_knows() {
+    let gateway = limited("cost = 10000");
+    let mut wrong = Vec::new();
+    // What begins as pg_dump does goes on.
+    let mut raw = client(&gateway, "visitor");
+    ask(&mut raw, "SELECT pg_catalog.set_config('search_path', '', false)");
+    assert_eq!(ask(&mut raw, "SELECT * FROM public.small").rows(), 10);
+    let cross = "SELECT count(*) FROM t a, t b";
+    // Runs for hours if it runs.
+    let hashed = "SELECT count(*) FROM big a JOIN big b USING (id)";
+    let slow = "SELECT count(*) FROM big WHERE id NOT IN (SELECT id FROM big)";
+    let by_name = "SELECT count(*) FROM big a, big b WHERE a.id < \
+         1 / (CASE WHEN current_setting('application_name') = 'fedgate own queries' THEN 0 ELSE 1 END)";
+    let by_cast = "SELECT count(*) FROM big a, big b WHERE a.id < (CASE WHEN \
+         current_setting('application_name') = 'fedgate own queries' THEN 'x' ELSE '1' END)::text::int";
+    for (note, options, before, sql) in [
+        ("set_config", "", &["SELECT set_config('search_path', 'two', false)"][..], cross),
+        ("set_config of two", "", &["SELECT 1, pg_catalog.set_config('Search_Path', 'two', false)"], cross),
+        ("set_config in a block", "", &["BEGIN", "SELECT set_config('search_path', 'two', true)"], cross),
+        (
+            "set_config in one text",
+            "",
+            &[],
+            "SELECT set_config('search_path', 'two', false); SELECT count(*) FROM t a, t b",
+        ),
+        ("an error of the estimate alone", "", &[], by_name),
+        ("a bad value in the estimate alone", "", &[], by_cast),
+        (
+            "costs that are nothing",
+            "-c cpu_tuple_cost=0 -c cpu_operator_cost=0 -c seq_page_cost=0",
+            &[],
+            CROSS,
+        ),
+        (
+            "set_config once more",
+            "-c search_path=two",
+            &[
+                "SET search_path = one",
+                "PREPARE p AS SELECT set_config('search_path', 'two', false)",
+                "EXECUTE p",
+            ],
+            cross,
+        ),
+        (
+            "prepared before",
+            "",
+            &[
+                "PREPARE p AS SELECT count(*) FROM big a JOIN big b USING (id)",
+                "SET enable_hashjoin = off; SET enable_mergejoin = off",
+            ],
+            "EXECUTE p",
+        ),
+        ("another join", "", &["SET enable_hashjoin = off; SET enable_mergejoin = off"], hashed),
+        (
+            "another join by set_config",
+            "",
+            &[
+                "SELECT set_config(a, b, false) FROM (VALUES ('x', 'y')) AS v (a, b)",
+                "SELECT set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false)",
+            ],
+            hashed,
+        ),
+        ("no room for a hash", "", &["SET work_mem = '64kB'"], slow),
+    ] {
+        let mut raw = Raw::connect(gateway.address());
+        let options = format!("-c statement_timeout=2s {options}");
+        raw.send(&startup(V3_0, &[("user", "visitor"), ("database", "climscore"), ("options", &options)]));
+        raw.ready();
+        for sql in before {
+            ask(&mut raw, sql);
+        }
+        let said = ask(&mut raw, sql);
+        if !matches!(said.sqlstate().as_str(), "54000" | "53000") {
+            wrong.push(format!("{note}: {} {}", said.kinds, said.sqlstate()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    ends_well(gateway);
+}
+
 #[test]
 fn a_cost_that_cannot_be_had_is_no_pass() {
     let gateway = limited("cost = 10000\ncost_timeout = \"300ms\"\ncost_connections = 1");

@@ -183,6 +183,15 @@ fn the_statement_of_another_can_neither_be_run_nor_dropped_by_its_name() {
             format!(
                 "P {name} \"SELECT 'evil'\" / P {name} \"SELECT 'twice'\" / S / B \"\" {name} / E \"\" 0 / S / C S {name} / S"
             ),
+            format!(
+                "P e \"PREPARE {name} AS SELECT 'evil'\" / S / B \"\" {name} / E \"\" 0 / S / C S {name} / S"
+            ),
+            format!(
+                "P \"\" \"PREPARE {name} AS SELECT 'evil'\" / B \"\" {name} / E \"\" 0 / S / D S {name} / S / C S {name} / S"
+            ),
+            format!(
+                "Q \"SELECT 1; PREPARE {name} AS SELECT 'evil'\" / B \"\" {name} / E \"\" 0 / S / C S {name} / S"
+            ),
             format!("P {name} \"SELECT 'evil'\" / P e \"EXECUTE {name}\" / B \"\" e / E \"\" 0 / S"),
             format!("P {name} \"SELECT 'evil'\" / P \"\" \"DEALLOCATE {name}\" / B \"\" \"\" / E \"\" 0 / S"),
             format!(

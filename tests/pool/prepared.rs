@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What one client sends, up to a Sync or a Query each time; another one, which has its own `S_1`, comes between.
+/// What one client sends at once, with a Sync or a Query at its end; another one, which has its own `S_1`, comes between.
 const SCRIPTS: &[(&str, &[&str])] = &[
     (
         "as PgJDBC does",
@@ -164,6 +164,125 @@ const SCRIPTS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// In a block, so that the session stays.
+const ALIASES: &[(&str, &[&str])] = &[
+    (
+        "one that is closed is not there for SQL either",
+        &[
+            "Q \"BEGIN\"",
+            "P s \"SELECT 'protocol'\" / S",
+            "Q \"EXECUTE s\"",
+            "C S s / S",
+            "Q \"PREPARE s AS SELECT 'sql'\"",
+            "Q \"EXECUTE s\"",
+            "Q \"DEALLOCATE s\"",
+            "Q \"EXECUTE s\"",
+            "Q \"ROLLBACK\"",
+        ],
+    ),
+    (
+        "one that is closed does not run",
+        &[
+            "Q \"BEGIN\"",
+            "P s \"SELECT 'protocol'\" / S",
+            "Q \"EXECUTE s\"",
+            "C S s / S",
+            "Q \"SAVEPOINT a\"",
+            "Q \"EXECUTE s\"",
+            "Q \"ROLLBACK TO a\"",
+            "Q \"SELECT 1; EXECUTE s\"",
+            "Q \"ROLLBACK TO a\"",
+            "C S s / P \"\" \"EXECUTE s\" / B \"\" \"\" / E \"\" 0 / S",
+            "Q \"ROLLBACK\"",
+        ],
+    ),
+    (
+        "what was passed over in a failed block is not there behind it",
+        &[
+            "P s \"SELECT 1\" / S",
+            "Q \"BEGIN\" / Q \"SELECT 1/0\" / P s \"SELECT 2\" / S / Q \"ROLLBACK\" / Q \"DEALLOCATE s\"",
+            "B \"\" s / S",
+        ],
+    ),
+    (
+        "what was passed over behind an error is not there behind it",
+        &[
+            "P s \"SELECT 1\" / S",
+            "B \"\" none / P s \"SELECT 2\" / S / Q \"SELECT 1; EXECUTE s\" / Q \"EXECUTE s\" / P \"\" \"EXECUTE s\" / B \"\" \"\" / E \"\" 0 / S",
+        ],
+    ),
+    (
+        "a name means what it means now, though its change was passed over",
+        &[
+            "Q \"BEGIN\"",
+            "P s \"SELECT 'old'\" / S",
+            "Q \"EXECUTE s\"",
+            "C S s / P s \"SELECT 'new'\" / S",
+            "Q \"SAVEPOINT a\"",
+            "P f \"SELECT 1/0\" / B \"\" f / E \"\" 0 / P s \"SELECT 'more'\" / S",
+            "Q \"ROLLBACK TO a\"",
+            "Q \"EXECUTE s\"",
+            "Q \"COMMIT\"",
+            "Q \"EXECUTE s\"",
+        ],
+    ),
+    (
+        "one of several statements speaks of what is under way",
+        &[
+            "P s \"SELECT 's'\" / S / Q \"SELECT 1; EXECUTE s\"",
+            "Q \"DEALLOCATE s; SELECT 2; EXECUTE s\"",
+            "Q \"DEALLOCATE ALL; PREPARE q AS SELECT 'q'; EXECUTE q; DEALLOCATE q\"",
+            "P q \"SELECT 'protocol'\" / S / Q \"DEALLOCATE q; PREPARE q AS SELECT 'sql'; EXECUTE q\" / Q \"EXECUTE q; DEALLOCATE q\"",
+            "P q \"SELECT 'protocol'\" / B \"\" q / E \"\" 0 / S",
+        ],
+    ),
+    (
+        "a PREPARE that fails does not take the name",
+        &[
+            "Q \"BEGIN\" / Q \"SELECT 1/0\" / Q \"PREPARE q AS SELECT 'sql'\" / Q \"ROLLBACK\" / P q \"SELECT 'protocol'\" / B \"\" q / E \"\" 0 / S",
+            "Q \"EXECUTE q\"",
+        ],
+    ),
+    (
+        "a PREPARE that is not run does not take the name",
+        &[
+            "P e \"PREPARE q AS SELECT 'sql'\" / S",
+            "B \"\" q / E \"\" 0 / S",
+            "P q \"SELECT 'protocol'\" / B \"\" q / E \"\" 0 / S",
+            "Q \"EXECUTE q\"",
+        ],
+    ),
+    (
+        "a PREPARE by the extended protocol takes the name",
+        &[
+            "Q \"BEGIN\"",
+            "P e \"PREPARE q AS SELECT 'sql'\" / B \"\" e / E \"\" 0 / S",
+            "Q \"SAVEPOINT a\"",
+            "P q \"SELECT 'protocol'\" / S",
+            "Q \"ROLLBACK TO a\"",
+            "B \"\" q / E \"\" 0 / S",
+            "Q \"EXECUTE q\"",
+            "Q \"DEALLOCATE q\"",
+            "Q \"COMMIT\"",
+            "P q \"SELECT 'protocol'\" / B \"\" q / E \"\" 0 / S",
+        ],
+    ),
+    (
+        "nothing is prepared in a failed block, whoever else has the text",
+        &[
+            "P s \"SELECT 'everybody'\" / S",
+            "C S s / S",
+            "Q \"BEGIN\" / Q \"SELECT 1/0\" / P s \"SELECT 'everybody'\" / B \"\" s / S / Q \"ROLLBACK\" / B \"\" s / S",
+            "P \"\" \"SELECT 'unnamed'\" / S",
+            "Q \"BEGIN\"",
+            "B \"\" none / S / P s \"SELECT 'everybody'\" / S",
+            "P s \"SELECT 'everybody'\" / S",
+            "Q \"ROLLBACK\"",
+            "P \"\" \"SELECT 'unnamed'\" / S / P s \"SELECT 'everybody'\" / B \"\" s / E \"\" 0 / B \"\" \"\" / E \"\" 0 / S",
+        ],
+    ),
+];
+
 /// The other client: its own text under the same names, after each step of the first.
 struct Other(Raw);
 
@@ -205,14 +324,16 @@ fn statements_of_two_clients_never_meet() {
     for size in [1, 2] {
         let stand =
             Stand::new(&format!("mode = \"transaction\", size = {size}, min_idle = 1, wait = \"5s\""));
-        for (note, script) in SCRIPTS {
+        for (note, script) in SCRIPTS.iter().chain(ALIASES) {
             let mut there = stand.direct().connect().0;
             let mut here = stand.visitor();
             let mut other = Other::new(&stand);
             for step in *script {
                 send(&mut there, step);
                 send(&mut here, step);
-                let (there, here) = (full(&there.read_until(b"Z", 1)), full(&here.read_until(b"Z", 1)));
+                let ends =
+                    step.split(" / ").filter(|message| *message == "S" || message.starts_with("Q ")).count();
+                let (there, here) = (full(&there.read_until(b"Z", ends)), full(&here.read_until(b"Z", ends)));
                 if there != here {
                     wrong.push(format!("{note}, {size}: {step}\n  directly {there:?}\n  gateway  {here:?}"));
                 }
@@ -231,6 +352,37 @@ fn statements_of_two_clients_never_meet() {
         stand.end();
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn a_name_that_was_passed_over_is_not_left_to_the_next_client() {
+    let stand = Stand::new("mode = \"transaction\", size = 1, min_idle = 1, wait = \"5s\"");
+    let mut other = Other::new(&stand);
+    let mut raw = stand.visitor();
+    for step in [
+        "Q \"BEGIN\"",
+        "P a \"SELECT 'the secret'\" / S",
+        "Q \"EXECUTE a\"",
+        "C S a / P a \"SELECT 'new'\" / S",
+        "P f \"SELECT 1/0\" / B \"\" f / E \"\" 0 / P a \"SELECT 'more'\" / S",
+        "Q \"ROLLBACK\"",
+    ] {
+        ask(&mut raw, step);
+    }
+    assert_eq!(other.0.query("EXECUTE a")[1], "D the other a");
+    // More names than are kept, and what was to be closed for it is passed over.
+    ask(&mut raw, "Q \"DEALLOCATE ALL\"");
+    ask(&mut raw, "Q \"BEGIN\"");
+    for number in 0..256 {
+        let name = if number == 0 { "a".to_owned() } else { format!("n{number}") };
+        ask(&mut raw, &format!("P {name} \"SELECT 'the secret of {number}'\" / S"));
+        ask(&mut raw, &format!("Q \"EXECUTE {name}\""));
+    }
+    ask(&mut raw, "P f \"SELECT 1/0\" / P more \"SELECT 2\" / S");
+    ask(&mut raw, "B \"\" f / E \"\" 0 / P more \"SELECT 'more'\" / S");
+    ask(&mut raw, "Q \"ROLLBACK\"");
+    assert_eq!(other.0.query("EXECUTE a")[1], "D the other a");
+    stand.end();
 }
 
 #[test]

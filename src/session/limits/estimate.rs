@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::plan::Estimate;
 use super::refusal::NoEstimate;
-use super::text::{Key, Subject, is_table_of_copy, subject};
+use super::text::{Key, Subject, is_table_of_copy, may_differ, subject};
 use crate::config::CostLimit;
 use crate::guard::Permit;
 use crate::metrics::{EstimateOutcome, LimitMetrics};
@@ -265,13 +265,40 @@ impl Own {
             },
             Err(Refused::Setup(why)) => Err(why),
             Err(Refused::Statement(error)) => self.judge(&error, question.unsure),
+            Err(Refused::Planned(error)) => {
+                let judged = self.judge(&error, question.unsure);
+                if judged.is_err() || !may_differ(text) || self.is_wrong(&asked, question).await? {
+                    return judged;
+                }
+                Err(self.failed(&error))
+            }
         }
+    }
+
+    /// Whether a query has an error before it is planned, which the client's session has too.
+    async fn is_wrong(&mut self, asked: &Asked<'_>, question: &Question) -> Result<bool, Failed> {
+        let Asked::Plain(query) = asked else { return Ok(false) };
+        self.begin(question).await.map_err(|error| self.failed(&error))?;
+        let name = self.new_name();
+        let prepared = self.client.execute(&format!("PREPARE {name} AS {query}"), &[]).await;
+        self.client.batch_execute("ROLLBACK").await.map_err(|_| Failed::Broken)?;
+        if prepared.is_ok() {
+            let gone = self.client.batch_execute(&format!("DEALLOCATE {name}")).await;
+            gone.map_err(|_| Failed::Broken)?;
+        }
+        Ok(prepared.is_err())
+    }
+
+    fn new_name(&mut self) -> String {
+        self.prepared += 1;
+        escape_identifier(&format!("fedgate estimate {}", self.prepared)).trim().to_owned()
     }
 
     /// As the client's own session stands.
     async fn begin(&self, question: &Question) -> Result<(), tokio_postgres::Error> {
         let mut begin = String::from("BEGIN READ ONLY");
-        for (name, value) in &*question.settings {
+        // How long the client waits for anything says nothing about how long the planner may take.
+        for (name, value) in question.settings.iter().filter(|(name, _)| !name.ends_with("_timeout")) {
             begin.push_str(&format!(
                 "; SELECT pg_catalog.set_config({}, {}, true)",
                 escape_literal(name),
@@ -290,7 +317,7 @@ impl Own {
         let prepare = match asked {
             Asked::Plain(query) => {
                 let json = self.json(&format!("EXPLAIN (FORMAT JSON) {query}")).await;
-                return Answered { json: json.map_err(Refused::Statement), prepared: None };
+                return Answered { json: json.map_err(Refused::Planned), prepared: None };
             }
             Asked::Parameters(query) => {
                 match self.type_names(question.types.as_deref().unwrap_or_default()).await {
@@ -300,9 +327,7 @@ impl Own {
             }
             Asked::Prepare(rest) => (*rest).to_owned(),
         };
-        self.prepared += 1;
-        let name = escape_identifier(&format!("fedgate estimate {}", self.prepared));
-        let name = name.trim().to_owned();
+        let name = self.new_name();
         // Or a NULL would be planned for as the value that it is. Servers before PostgreSQL 12 do not know how.
         if let Err(error) = self.client.batch_execute("SET LOCAL plan_cache_mode = force_generic_plan").await
         {
@@ -315,12 +340,12 @@ impl Own {
         let json = match parameters {
             Err(why) => Err(Refused::Setup(why)),
             Ok(0) => {
-                self.json(&format!("EXPLAIN (FORMAT JSON) EXECUTE {name}")).await.map_err(Refused::Statement)
+                self.json(&format!("EXPLAIN (FORMAT JSON) EXECUTE {name}")).await.map_err(Refused::Planned)
             }
             Ok(count) => {
                 let nulls = vec!["NULL"; count].join(", ");
                 let explain = format!("EXPLAIN (FORMAT JSON) EXECUTE {name} ({nulls})");
-                self.json(&explain).await.map_err(Refused::Statement)
+                self.json(&explain).await.map_err(Refused::Planned)
             }
         };
         Answered { json, prepared: Some(name) }
@@ -412,7 +437,10 @@ struct Answered {
 enum Refused {
     /// It could not be asked as the client would ask.
     Setup(Failed),
+    /// Before it was planned, as far as that is known.
     Statement(tokio_postgres::Error),
+    /// As it was planned, or before.
+    Planned(tokio_postgres::Error),
 }
 
 fn part(text: &[u8], range: std::ops::Range<usize>) -> Result<&str, Failed> {

@@ -31,6 +31,8 @@ pub(super) enum NoEstimate {
     Unreadable,
     /// It could not be asked as the client would: the client has changed its search_path too often.
     Unsure,
+    /// The client has changed what plans hang on.
+    Planner,
     /// What the source said of the question, in one line.
     Said(String),
 }
@@ -160,6 +162,10 @@ impl Words<'_> {
             NoEstimate::Unreadable => "The source's answer to EXPLAIN cannot be read.".to_owned(),
             NoEstimate::Unsure => {
                 "The session has set search_path so often that it is not certain where names are looked up."
+                    .to_owned()
+            }
+            NoEstimate::Planner => {
+                "The session has changed settings of the planner, so that what is estimated is not what would run."
                     .to_owned()
             }
             NoEstimate::Said(said) => format!("The source said to EXPLAIN: {said}"),

@@ -200,13 +200,22 @@ pub(super) enum Touch {
     },
     /// search_path is what it was at the start of the session.
     ResetPath,
+    /// `SELECT set_config('search_path', …)` and nothing else, which can be asked with as it is.
+    PathByCall,
+    /// Sets search_path in a way that nobody can follow.
+    PathLost,
+    /// Sets what a plan hangs on.
+    Planner,
     /// Sets something else that what a constant means may hang on.
     Setting,
 }
 
 /// What a statement, admitted as one of the class session or transaction, touches.
 pub(super) fn touch(text: &[u8]) -> Touch {
-    let Some(tokens) = tokens(text) else { return Touch::Setting };
+    let Some(tokens) = tokens(text) else { return Touch::PathLost };
+    if let Some(touch) = by_call(&tokens) {
+        return touch;
+    }
     let mut words = tokens.iter();
     let Some(first) = words.next() else { return Touch::Nothing };
     let second = words.next();
@@ -227,6 +236,7 @@ pub(super) fn touch(text: &[u8]) -> Touch {
             match name {
                 Some(token) if token.is("characteristics") || token.is("transaction") => Touch::Nothing,
                 Some(token) if token.text == "application_name" => Touch::Nothing,
+                Some(token) if is_of_the_planner(&token.text) => Touch::Planner,
                 Some(token) if token.text == "search_path" && default => Touch::ResetPath,
                 Some(token) if token.text == "search_path" || token.is("schema") => Touch::Path { local },
                 _ => Touch::Setting,
@@ -234,6 +244,85 @@ pub(super) fn touch(text: &[u8]) -> Touch {
         }
         _ => Touch::Nothing,
     }
+}
+
+/// What calls of `set_config` in a text touch; the guard admits them with constants only.
+fn by_call(tokens: &[Token<'_>]) -> Option<Touch> {
+    let is_name = |token: &Token<'_>| matches!(token.kind, Kind::Word(_) | Kind::Quoted);
+    if !tokens.iter().any(|token| is_name(token) && token.text == "set_config") {
+        return None;
+    }
+    let constants = || tokens.iter().filter(|token| !is_name(token));
+    if constants().any(|token| is_of_the_planner(&token.text.to_ascii_lowercase())) {
+        return Some(Touch::Planner);
+    }
+    if !constants().any(|token| token.text.eq_ignore_ascii_case("search_path")) {
+        return Some(Touch::Setting);
+    }
+    let call = match tokens {
+        [select, schema, dot, call @ ..]
+            if select.is("select") && schema.is("pg_catalog") && dot.kind == Kind::Dot =>
+        {
+            call
+        }
+        [select, call @ ..] if select.is("select") => call,
+        _ => return Some(Touch::PathLost),
+    };
+    let kinds: Vec<_> = call.iter().skip(1).map(|token| token.kind).collect();
+    Some(match kinds.as_slice() {
+        [
+            Kind::LeftParen,
+            Kind::String,
+            Kind::Comma,
+            Kind::String,
+            Kind::Comma,
+            Kind::Word(_),
+            Kind::RightParen,
+        ] if call.first().is_some_and(|token| token.is("set_config")) => Touch::PathByCall,
+        _ => Touch::PathLost,
+    })
+}
+
+/// Whether an estimate is one in other units when this was set at the start of a session.
+pub(super) fn is_of_the_costs(setting: &str) -> bool {
+    setting.ends_with("_cost") || matches!(setting, "effective_cache_size" | "recursive_worktable_factor")
+}
+
+/// Whether another plan may be made, or one be weighed otherwise, when this is set.
+fn is_of_the_planner(setting: &str) -> bool {
+    ["enable_", "geqo", "min_parallel_"].iter().any(|family| setting.starts_with(family))
+        || is_of_the_costs(setting)
+        || matches!(
+            setting,
+            "constraint_exclusion"
+                | "cursor_tuple_fraction"
+                | "from_collapse_limit"
+                | "hash_mem_multiplier"
+                | "join_collapse_limit"
+                | "max_parallel_workers_per_gather"
+                | "parallel_leader_participation"
+                | "work_mem"
+        )
+}
+
+/// Whether the planner may work something out in one session and fail in another: it calls what is STABLE to guess
+/// how many rows there are.
+pub(super) fn may_differ(text: &[u8]) -> bool {
+    let Some(tokens) = tokens(text) else { return true };
+    let calls = tokens.array_windows().any(|[name, behind]| {
+        behind.kind == Kind::LeftParen
+            && matches!(name.kind, Kind::Word(_) | Kind::Quoted)
+            && !["all", "and", "any", "as", "by", "exists", "from", "in", "not", "on", "or", "select"]
+                .iter()
+                .chain(&["using", "values", "where"])
+                .any(|word| name.is(word))
+    });
+    let speaks = |token: &Token<'_>| {
+        matches!(token.kind, Kind::Word(_))
+            && (["current_", "local", "session_", "system_"].iter().any(|word| token.text.starts_with(word))
+                || token.text == "user")
+    };
+    calls || tokens.iter().any(speaks)
 }
 
 /// Whether a text takes part in what is counted and bounded; what only moves transactions, settings and names does
@@ -391,6 +480,15 @@ mod tests {
             ("DISCARD ALL", Touch::ResetPath),
             ("RESET DateStyle", Touch::Nothing),
             ("DISCARD PLANS", Touch::Nothing),
+            ("SET enable_nestloop = off", Touch::Planner),
+            ("SET LOCAL work_mem = '64kB'", Touch::Planner),
+            ("SELECT set_config('Enable_Sort', 'off', false)", Touch::Planner),
+            ("SELECT set_config('search_path', '', false)", Touch::PathByCall),
+            ("SELECT pg_catalog.set_config(E'search\\x5fpath', 'a', true);", Touch::PathByCall),
+            ("SELECT 1, set_config('search_path', '', false)", Touch::PathLost),
+            ("PREPARE p AS SELECT set_config('search_path', '', false)", Touch::PathLost),
+            ("SELECT set_config('TimeZone', 'UTC', false)", Touch::Setting),
+            ("SET application_name = 'set_config'", Touch::Nothing),
             ("SET DateStyle = German", Touch::Setting),
             ("SET TIME ZONE 'UTC'", Touch::Setting),
             ("SET application_name = 'a'", Touch::Nothing),
@@ -402,6 +500,18 @@ mod tests {
             ("", Touch::Nothing),
         ] {
             assert_eq!(touch(text.as_bytes()), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_planner_may_see_otherwise_is_known() {
+        for text in ["SELECT 1/0", "SELECT * FROM a WHERE (b = 1) AND (c IN (1, 'x'))", "TABLE a"] {
+            assert!(!may_differ(text.as_bytes()), "{text}");
+        }
+        for text in
+            ["SELECT f(1)", "SELECT \"in\"(1)", "SELECT 1 / length(current_user)", "SELECT CURRENT_DATE"]
+        {
+            assert!(may_differ(text.as_bytes()), "{text}");
         }
     }
 

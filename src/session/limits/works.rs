@@ -126,6 +126,7 @@ impl Works {
                 hash.update(part.as_bytes());
             }
         }
+        let planner = settings.iter().any(|(name, _)| text::is_of_the_costs(&name.to_ascii_lowercase()));
         Self {
             restraints,
             login: User::login(login.shared()),
@@ -136,7 +137,7 @@ impl Works {
             counted: 0,
             held: None,
             portions: HashMap::new(),
-            paths: Paths::default(),
+            paths: Paths { planner, ..Paths::default() },
             asking: None,
             told: Vec::new(),
         }
@@ -194,7 +195,10 @@ impl Works {
             return Cost::Fine;
         }
         let words = Words { source: &config.name, limits: &config.limits };
-        if self.paths.lost {
+        if self.paths.planner {
+            return Cost::TooMuch(words.no_estimate(&NoEstimate::Planner));
+        }
+        if self.paths.lost || self.paths.lost_for_good {
             return Cost::TooMuch(words.no_estimate(&NoEstimate::Unsure));
         }
         for path in self.paths.may() {
@@ -241,6 +245,9 @@ impl Works {
     /// Whether names may be looked up elsewhere than at the session's start.
     pub(in crate::session) fn path_is_changed(&self) -> bool {
         !self.paths.may.is_empty()
+            || !self.paths.by_call.is_empty()
+            || self.paths.lost_for_good
+            || self.paths.planner
     }
 
     /// What is said of a statement of which nobody knows what it is.
@@ -324,6 +331,9 @@ impl Works {
         match text::touch(permit.text()) {
             Touch::Nothing | Touch::Transaction => {}
             Touch::Setting => self.paths.unsure = true,
+            Touch::Planner => self.paths.planner = true,
+            Touch::PathLost => self.paths.lost_for_good = true,
+            Touch::PathByCall => self.paths.call(permit),
             Touch::Path { local } => self.paths.set(Some(permit.clone()), sent && !local),
             Touch::ResetPath => self.paths.set(None, sent),
         }
@@ -471,6 +481,12 @@ struct Paths {
     may: Vec<Option<Permit>>,
     /// There were more than can be kept.
     lost: bool,
+    /// Calls of `set_config`, which may have been prepared and may come again at any time.
+    by_call: Vec<Permit>,
+    /// There were more of them, or some that cannot be made on another connection.
+    lost_for_good: bool,
+    /// What plans hang on was changed, or what they are weighed by.
+    planner: bool,
     /// Set by what was sent last.
     pending: Option<Option<Permit>>,
     /// Statements since nothing was under way.
@@ -483,7 +499,20 @@ struct Paths {
 
 impl Paths {
     fn may(&self) -> Vec<Option<Permit>> {
-        if self.may.is_empty() { vec![None] } else { self.may.clone() }
+        let mut all = if self.may.is_empty() { vec![None] } else { self.may.clone() };
+        all.extend(self.by_call.iter().cloned().map(Some));
+        all
+    }
+
+    fn call(&mut self, permit: &Permit) {
+        if self.by_call.iter().any(|known| known.text() == permit.text()) {
+            return;
+        }
+        if self.by_call.len() >= MOST_PATHS {
+            self.lost_for_good = true;
+        } else {
+            self.by_call.push(permit.clone());
+        }
     }
 
     fn set(&mut self, path: Option<Permit>, certain: bool) {

@@ -153,7 +153,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 self.answered(true);
                 self.pass(size);
             }
-            (b'1', Some(Expect::Mapped(Some(_), _))) => {
+            (b'1', Some(Expect::Mapped(Some(_), _) | Expect::Again(_) | Expect::UnderOwnName(..))) => {
                 self.answered(true);
                 self.pass(size);
             }
@@ -167,7 +167,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 ),
             )
             | (b'2', Some(Expect::QuietBind))
-            | (b'3', Some(Expect::QuietClose(_)))
+            | (b'3', Some(Expect::QuietClose(_) | Expect::QuietAliasClose(_)))
             | (b'n', Some(Expect::QuietDescribe)) => {
                 self.answered(true);
                 self.hide(size);
@@ -287,7 +287,17 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                     self.statements.heard_about(&ticket.0);
                 }
             }
-            Some(Expect::QuietAlias(name)) if !succeeded => self.no_alias(&name),
+            Some(Expect::Again(ticket)) => {
+                self.statements.parsed(Some(&ticket), succeeded);
+                self.statements.heard_about(&ticket.0);
+            }
+            Some(Expect::UnderOwnName(ticket, number)) => {
+                self.statements.parsed(Some(&ticket), succeeded);
+                self.statements.heard_about(&ticket.0);
+                self.alias_answered(&ticket.0, number, succeeded);
+            }
+            Some(Expect::QuietAlias(alias)) => self.alias_answered(&alias.0, alias.1, succeeded),
+            Some(Expect::QuietAliasClose(name)) if succeeded => self.alias_closed(&name),
             Some(Expect::QuietUnnamed) if !succeeded => self.unnamed_is_here(false),
             Some(Expect::Here(here)) => self.answered_here(*here, succeeded),
             Some(Expect::Close(Some(ticket))) if succeeded => self.statements.closed(&ticket),
@@ -392,7 +402,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     /// What is answered first is a client's text under its own name, for a Query that speaks of it.
     fn is_before_a_query(&self) -> bool {
-        let quiet = |expect: &&Expect| matches!(expect, Expect::QuietAlias(_) | Expect::QuietClose(_));
+        let quiet = |expect: &&Expect| {
+            matches!(expect, Expect::QuietAlias(_) | Expect::QuietClose(_) | Expect::QuietAliasClose(_))
+        };
         matches!(self.expects.front(), Some(Expect::QuietAlias(_)))
             && matches!(self.expects.iter().find(|expect| !quiet(expect)), Some(Expect::Own(Own::Sync)))
     }

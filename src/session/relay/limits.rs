@@ -44,7 +44,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         };
         for admitted in admitted() {
             // What comes behind it in this text may look names up where this says.
-            self.touches(&admitted.permit, admitted.class, &admitted.effect, false);
+            self.touches(admitted, false);
             if !is_planned(admitted) {
                 continue;
             }
@@ -163,7 +163,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     /// One admitted statement of a Query is sent next.
     pub(super) fn next_within_limits(&mut self, sql: &[u8], admitted: &Admitted) {
-        self.touches(&admitted.permit, admitted.class, &admitted.effect, true);
+        self.touches(admitted, true);
         let Some(config) = self.limits_in_force() else { return };
         if !works(admitted.class) || !limits::works(admitted.permit.text()) {
             return;
@@ -179,10 +179,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     }
 
     /// What limits and estimates hang on may change with this statement; `sent`: now, else whenever it is executed.
-    pub(super) fn touches(&mut self, permit: &Permit, class: StatementClass, effect: &Effect, sent: bool) {
-        let cursor = matches!(effect, Effect::Declare { .. } | Effect::Close { .. });
-        if class == StatementClass::Session || cursor {
-            self.works.touches(permit, effect, sent);
+    pub(super) fn touches(&mut self, admitted: &Admitted, sent: bool) {
+        let cursor = matches!(admitted.effect, Effect::Declare { .. } | Effect::Close { .. });
+        if admitted.class == StatementClass::Session || cursor || admitted.sets {
+            self.works.touches(&admitted.permit, &admitted.effect, sent);
         }
     }
 

@@ -109,8 +109,14 @@ enum Expect {
     Mapped(Option<Ticket>, u64),
     /// The unnamed statement again, in a session that does not have it.
     QuietUnnamed,
-    /// A text under the name that its client has for it.
-    QuietAlias(Box<[u8]>),
+    /// A text under the name that its client has for it, with its number.
+    QuietAlias(Ticket),
+    /// That name is to go.
+    QuietAliasClose(Box<[u8]>),
+    /// The client's Parse of a text that the session has already, sent without a name.
+    Again(Ticket),
+    /// The client's Parse under its own name, which SQL may have taken; with the text's number.
+    UnderOwnName(Ticket, u64),
     /// A Parse under a name that is taken.
     Doomed,
     /// A Parse or Close that the source need not know of: the gateway answers it, in its place.

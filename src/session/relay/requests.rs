@@ -213,7 +213,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     fn unleased(&mut self, kind: u8, name: &[u8], sql: &[u8]) -> Option<Handled> {
         match self.leased() {
             Leased::Yes => None,
-            Leased::Wait => Some(Handled::Leasing),
+            Leased::Wait => {
+                if tag::begins_block(sql) {
+                    // There is nothing to cancel yet, and a refusal would end the session.
+                    self.wait_uncancelled();
+                }
+                Some(Handled::Leasing)
+            }
             Leased::No(error) if error.severity == Severity::Fatal => Some(turned_away(error)),
             Leased::No(error) if tag::begins_block(sql) => Some(turned_away(error)),
             Leased::No(error) if matches!(kind, b'Q' | b'F') => Some(self.refuse_query(name, error, true)),
@@ -413,6 +419,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Allowed::Later => return Ok(Handled::Judging),
             Allowed::No(error) => return Ok(self.refuse_query(b"", error, false)),
         }
+        let unsettled =
+            |step: &Step| matches!(step, Step::Admit(admitted) if self.is_unsettled(&admitted.effect));
+        if verdict.steps.iter().any(unsettled) {
+            return Ok(Handled::Wait);
+        }
         let several = verdict.steps.len() > 1;
         let (mut counted, mut characters) = (0, 0);
         for step in &verdict.steps {
@@ -438,12 +449,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 self.refuse_here(b"", error, false);
                 break;
             }
-            if let Err(not_now) = self.alias(&admitted.effect) {
-                let error = match not_now {
-                    NotNow::Never(error) => error,
-                    // It has been dropped a statement before, as far as is known.
-                    NotNow::Wait => does_not_exist(&admitted.effect),
-                };
+            // Where one before it in this text drops the name, there is none when this one runs.
+            if let Err(NotNow::Never(error)) = self.alias(&admitted.effect) {
                 self.refuse_here(b"", error, false);
                 break;
             }
@@ -647,11 +654,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             None => self.judge.count_empty(),
             Some(admitted) => {
                 self.judge.count_admitted(admitted.class);
-                self.touches(&admitted.permit, admitted.class, &admitted.effect, false);
+                self.touches(admitted, false);
                 // Its name may come to be with any Execute from now on; a cursor's comes with one and goes
                 // with its transaction.
-                if let Effect::Prepare { .. } = &admitted.effect {
-                    let _ = self.change(admitted);
+                if let Effect::Prepare { name } = &admitted.effect {
+                    let prepared = self.prepared(admitted, Effect::None);
+                    self.statements.prepare(name.as_bytes(), prepared);
                 }
             }
         }
@@ -764,7 +772,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         match &admitted.effect {
             Effect::Prepare { name } => {
                 let prepared = self.prepared(admitted, Effect::None);
-                self.statements.prepare(name.as_bytes(), prepared).map_or(Change::None, Change::Prepared)
+                let Some(ticket) = self.statements.prepare(name.as_bytes(), prepared) else {
+                    return Change::None;
+                };
+                if self.is_mapped() {
+                    self.statements.told_about(&ticket.0, false);
+                }
+                Change::Prepared(ticket)
             }
             Effect::Declare { name, hold } => {
                 let prepared = self.prepared(admitted, Effect::None);
@@ -806,7 +820,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
     pub(super) fn changed(&mut self, change: Change, succeeded: bool) {
         match change {
             Change::None => {}
-            Change::Prepared(ticket) => self.statements.parsed(Some(&ticket), succeeded),
+            Change::Prepared(ticket) => {
+                self.statements.parsed(Some(&ticket), succeeded);
+                self.statements.heard_about(&ticket.0);
+            }
             Change::Dropped(dropped) if succeeded => {
                 self.deallocated(&dropped.0);
                 self.statements.dropped(&dropped.0, dropped.1);
@@ -846,14 +863,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         }
         true
     }
-}
-
-fn does_not_exist(effect: &Effect) -> ClientError {
-    let name = match effect {
-        Effect::Execute { name } | Effect::Deallocate { name } | Effect::Prepare { name } => name,
-        _ => "",
-    };
-    shared::does_not_exist(name.as_bytes())
 }
 
 /// The end of a client that begins a transaction and gets no session for it. PostgreSQL never answers BEGIN with an ERROR,

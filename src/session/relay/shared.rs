@@ -63,9 +63,21 @@ pub(super) struct Shared {
     parting: bool,
     /// The unnamed statement at the source is the client's.
     unnamed_here: bool,
-    /// Statements that the session has under the client's own names as well, for SQL that speaks of them, each with
-    /// the number of its text. They are closed before the session goes.
-    aliases: Vec<(Box<[u8]>, u64)>,
+    /// Statements that the session has under the client's own names as well, for SQL that speaks of them. They are
+    /// closed before the session goes.
+    aliases: Vec<Alias>,
+}
+
+/// A client's own name that the session may have.
+#[derive(Debug)]
+struct Alias {
+    name: Box<[u8]>,
+    /// Of the text that it was given last; `None`: it goes, or nobody knows what it is.
+    number: Option<u64>,
+    /// In which stretch that was sent, until it is answered.
+    sent_in: Option<u64>,
+    /// It may be there even if what was sent is passed over.
+    stood: bool,
 }
 
 /// Whether there is a session to send to.
@@ -173,6 +185,13 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         shared.registration.asked().listen(true);
         shared.leasing = Some(Box::pin(async move { pool.lease(&key, &user, || ()).await }));
         Leased::Wait
+    }
+
+    /// A cancel says nothing to the wait for a session.
+    pub(super) fn wait_uncancelled(&self) {
+        if let Some(shared) = &self.shared {
+            shared.registration.asked().listen(false);
+        }
     }
 
     /// True: [`Self::leased`] has something else to say now.
@@ -362,7 +381,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if self.is_dropping(statement) {
             return Named::Wait;
         }
-        let prepared = match self.statements.meaning(statement) {
+        let prepared = match self.meaning(statement) {
             Meaning::Known(prepared) => prepared,
             Meaning::Unsettled => return Named::Wait,
             Meaning::Missing => return Named::Refused(does_not_exist(statement)),
@@ -388,6 +407,19 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         match self.ensure(text) {
             Some(name) => Named::Is(name, Some(Arc::clone(text))),
             None => Named::Wait,
+        }
+    }
+
+    /// What a name means. One that the gateway may have given is a client's only as one of the protocol: what SQL would
+    /// have made of it is never there.
+    fn meaning(&self, client_name: &[u8]) -> Meaning {
+        match self.statements.meaning(client_name) {
+            Meaning::Known(prepared)
+                if prepared.text.is_none() && client_name.starts_with(PREFIX.as_bytes()) =>
+            {
+                Meaning::Missing
+            }
+            meaning => meaning,
         }
     }
 
@@ -436,7 +468,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return false;
         };
         let surplus = backend.had.surplus(KEPT).into_iter().map(|number| name(number).into_bytes().into());
-        let aliases = std::mem::take(&mut shared.aliases).into_iter().map(|(name, _)| name);
+        let aliases = std::mem::take(&mut shared.aliases).into_iter().map(|alias| alias.name);
         let closed: Vec<Box<[u8]>> = surplus.chain(aliases).collect();
         if closed.is_empty() {
             return false;
@@ -467,9 +499,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Err(NotNow::Never(_)) => {}
         }
         let (number, segment) = (text.number(), self.statements.segment());
-        match self.statements.meaning(client_name) {
+        match self.meaning(client_name) {
             _ if self.is_dropping(client_name) => return Ok(Handled::Wait),
             Meaning::Unsettled => return Ok(Handled::Wait),
+            Meaning::Known(known) if known.text.is_none() => {
+                return Ok(self.parse_under_own_name(client_name, prepared, number));
+            }
             Meaning::Known(_) if client_name.starts_with(PREFIX.as_bytes()) => {
                 return Ok(self.refuse_extended(client_name, already_exists(client_name), false));
             }
@@ -509,7 +544,12 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             Err(full) => return Ok(self.full(client_name, full)),
         };
         self.statements.told_about(client_name, false);
-        if has == Has::Yes {
+        if has == Has::Yes && self.may_have_failed() {
+            // PostgreSQL takes no text in a failed block, so it is asked. The unnamed statement goes with that.
+            self.lease.outbound.parse(b"", text.permit(), text.types());
+            self.unnamed_is_here(false);
+            self.expect_extended(Expect::Again(ticket));
+        } else if has == Has::Yes {
             self.expect_extended(Expect::Here(Box::new(Expect::Parse(ticket))));
         } else {
             self.send_text(&text, number, &name(number).into_bytes());
@@ -518,12 +558,35 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         Ok(Handled::Done)
     }
 
+    /// A Parse of a name that SQL may have taken, in which case it fails; otherwise the session has the statement under
+    /// the client's name.
+    fn parse_under_own_name(&mut self, client_name: &[u8], prepared: Prepared, number: u64) -> Handled {
+        let Ok(false) = self.alias_of(client_name) else { return Handled::Wait };
+        let (permit, types) = (prepared.permit.clone(), prepared.types.clone());
+        let ticket = match self.statements.parse(client_name, prepared) {
+            Ok(Some(ticket)) => ticket,
+            Ok(None) => return Handled::Done,
+            Err(full) => return self.full(client_name, full),
+        };
+        self.statements.told_about(client_name, false);
+        self.lease.outbound.parse(client_name, &permit, &types);
+        self.alias_sent(client_name, number);
+        self.expect_extended(Expect::UnderOwnName(ticket, number));
+        Handled::Done
+    }
+
+    /// Whether the client's block may have failed by the time that the source reads what is sent now, if it reads it.
+    fn may_have_failed(&self) -> bool {
+        let ends = |expect: &Expect| matches!(expect, Expect::Query(_) | Expect::Sync);
+        self.status == Status::Failed || self.expects.iter().any(ends)
+    }
+
     /// A client's Close of a statement, where sessions change under it; nothing: the source has it by that name.
     pub(super) fn close_mapped(&mut self, client_name: &[u8]) -> Option<Handled> {
         if std::str::from_utf8(client_name).is_err() {
             return Some(self.refuse_extended(client_name, no_utf8(), true));
         }
-        match self.statements.meaning(client_name) {
+        match self.meaning(client_name) {
             Meaning::Unsettled => return Some(Handled::Wait),
             Meaning::Known(prepared) if prepared.text.is_none() => return None,
             Meaning::Known(_) | Meaning::Missing => {}
@@ -571,40 +634,111 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
         if self.is_dropping(client_name) {
             return Err(NotNow::Wait);
         }
-        let prepared = match self.statements.meaning(client_name) {
-            Meaning::Unsettled => return Err(NotNow::Wait),
-            Meaning::Missing => return Ok(false),
-            Meaning::Known(prepared) => prepared,
-        };
-        let (Some(text), Some(shared)) = (&prepared.text, &mut self.shared) else { return Ok(false) };
-        let number = text.number();
-        let known = shared.aliases.iter().position(|(name, _)| **name == *client_name);
-        if known.and_then(|at| shared.aliases.get(at)).is_some_and(|(_, known)| *known == number) {
-            return Ok(false);
-        }
-        let oldest = (known.is_none() && shared.aliases.len() >= KEPT).then(|| shared.aliases.remove(0));
-        if let Some((oldest, _)) = oldest {
-            self.lease.outbound.close(Target::Statement(&oldest));
-            self.expect_extended(Expect::QuietClose(0));
-        }
+        let segment = self.statements.segment();
         let Some(shared) = &mut self.shared else { return Ok(false) };
-        if let Some(at) = known {
-            shared.aliases.remove(at);
-            self.lease.outbound.close(Target::Statement(client_name));
-            self.expect_extended(Expect::QuietClose(0));
+        let known = shared.aliases.iter().position(|alias| *alias.name == *client_name);
+        let full = known.is_none() && shared.aliases.len() >= KEPT;
+        let alias = known.and_then(|at| shared.aliases.get_mut(at));
+        if alias.as_ref().and_then(|alias| alias.sent_in).is_some_and(|sent| sent != segment) {
+            return Err(NotNow::Wait);
         }
-        if let Some(shared) = &mut self.shared {
-            shared.aliases.push((client_name.into(), number));
+        let text = match self.statements.meaning(client_name) {
+            Meaning::Unsettled => return Err(NotNow::Wait),
+            Meaning::Missing => None,
+            Meaning::Known(prepared) => prepared.text.clone(),
+        };
+        let Some(text) = text else {
+            // What the client has closed is not there for SQL either.
+            let Some(alias) = alias else { return Ok(false) };
+            (alias.number, alias.sent_in) = (None, None);
+            self.close_alias(client_name);
+            return Ok(true);
+        };
+        let number = text.number();
+        match alias {
+            Some(alias) if alias.number == Some(number) => return Ok(false),
+            Some(_) => {
+                self.lease.outbound.close(Target::Statement(client_name));
+                self.expect_extended(Expect::QuietClose(0));
+            }
+            None if full => {
+                let settled = |alias: &&mut Alias| alias.sent_in.is_none_or(|sent| sent == segment);
+                let mut going = shared.aliases.iter_mut().filter(|alias| alias.number.is_some());
+                let oldest = going.find(settled).map(|alias| {
+                    (alias.number, alias.sent_in) = (None, None);
+                    alias.name.clone()
+                });
+                if let Some(oldest) = oldest {
+                    self.close_alias(&oldest);
+                }
+            }
+            None => {}
         }
         self.lease.outbound.parse(client_name, text.permit(), text.types());
-        self.expect_extended(Expect::QuietAlias(client_name.into()));
+        self.alias_sent(client_name, number);
+        self.expect_extended(Expect::QuietAlias(Box::new((client_name.into(), number))));
         Ok(true)
+    }
+
+    fn close_alias(&mut self, client_name: &[u8]) {
+        self.lease.outbound.close(Target::Statement(client_name));
+        self.expect_extended(Expect::QuietAliasClose(client_name.into()));
+    }
+
+    /// A Parse of a text under the client's own name is sent; its answer goes to [`Self::alias_answered`].
+    fn alias_sent(&mut self, client_name: &[u8], number: u64) {
+        let sent_in = Some(self.statements.segment());
+        let Some(shared) = &mut self.shared else { return };
+        let known = shared.aliases.iter().position(|alias| *alias.name == *client_name);
+        let mut alias = match known {
+            Some(at) => shared.aliases.remove(at),
+            None => Alias { name: client_name.into(), number: None, sent_in: None, stood: false },
+        };
+        (alias.number, alias.sent_in) = (Some(number), sent_in);
+        shared.aliases.push(alias);
+    }
+
+    pub(super) fn alias_answered(&mut self, client_name: &[u8], number: u64, taken: bool) {
+        let Some(shared) = &mut self.shared else { return };
+        let Some(at) = shared.aliases.iter().position(|alias| *alias.name == *client_name) else { return };
+        let Some(alias) = shared.aliases.get_mut(at) else { return };
+        if taken {
+            alias.stood = true;
+            if alias.number == Some(number) {
+                alias.sent_in = None;
+            }
+        } else if alias.stood {
+            // What was there before may have been closed, or that was passed over, too.
+            (alias.number, alias.sent_in) = (None, None);
+        } else {
+            shared.aliases.remove(at);
+        }
+    }
+
+    pub(super) fn alias_closed(&mut self, client_name: &[u8]) {
+        if let Some(shared) = &mut self.shared {
+            shared.aliases.retain(|alias| alias.number.is_some() || *alias.name != *client_name);
+        }
+    }
+
+    /// Whether what a statement of several names hangs on an answer that is under way.
+    pub(super) fn is_unsettled(&self, effect: &Effect) -> bool {
+        let (Effect::Execute { name } | Effect::Deallocate { name } | Effect::Prepare { name }) = effect
+        else {
+            return false;
+        };
+        let (name, segment) = (name.as_bytes(), self.statements.segment());
+        let sent = |alias: &Alias| *alias.name == *name && alias.sent_in.is_some_and(|sent| sent != segment);
+        self.is_mapped()
+            && (self.is_dropping(name)
+                || matches!(self.statements.meaning(name), Meaning::Unsettled)
+                || self.shared.as_ref().is_some_and(|shared| shared.aliases.iter().any(sent)))
     }
 
     /// The session does not have this one under the client's name.
     pub(super) fn no_alias(&mut self, client_name: &[u8]) {
         if let Some(shared) = &mut self.shared {
-            shared.aliases.retain(|(name, _)| **name != *client_name);
+            shared.aliases.retain(|alias| *alias.name != *client_name);
         }
     }
 
