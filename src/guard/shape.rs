@@ -107,7 +107,7 @@ pub(super) fn shape(text: &[u8], limits: &crate::sql::Limits) -> Option<Shape> {
     }
     // A comment, most likely, which tells more than the tokens do.
     let around = first.start > 0 || piece.tokens.last().is_some_and(|last| last.end < piece.end);
-    (!numbers.is_empty() || around).then(|| Shape { bytes, piece: piece.start..piece.end, numbers })
+    (!numbers.is_empty() || around).then_some(Shape { bytes, piece: piece.start..piece.end, numbers })
 }
 
 fn is_plain_number(token: &Token<'_>) -> bool {

@@ -309,7 +309,8 @@ fn is_of_the_planner(setting: &str) -> bool {
 /// how many rows there are.
 pub(super) fn may_differ(text: &[u8]) -> bool {
     let Some(tokens) = tokens(text) else { return true };
-    let calls = tokens.array_windows().any(|[name, behind]| {
+    let calls = tokens.windows(2).any(|pair| {
+        let [name, behind] = pair else { return false };
         behind.kind == Kind::LeftParen
             && matches!(name.kind, Kind::Word(_) | Kind::Quoted)
             && !["all", "and", "any", "as", "by", "exists", "from", "in", "not", "on", "or", "select"]
