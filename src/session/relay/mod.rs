@@ -8,6 +8,7 @@
 mod answers;
 mod leave;
 mod limits;
+mod mapped;
 mod requests;
 mod shared;
 
@@ -42,8 +43,9 @@ use crate::wire::frame::{self, HEADER};
 use crate::wire::frontend::{self, Malformed, Target};
 use crate::wire::{BufferPool, ClientError, ReadBuffer};
 
+use mapped::{Named, NotNow};
 pub use shared::SharedParts;
-use shared::{Leased, Named, NotNow, Own, Shared};
+use shared::{Leased, Own, Shared};
 
 /// Bytes for one side that may wait before no more is taken from the other side.
 const BACKLOG: usize = 64 * 1024;
