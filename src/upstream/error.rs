@@ -232,6 +232,12 @@ impl OpenError {
         }
     }
 
+    /// Whether a server has said that it has as many sessions as it takes.
+    pub fn is_full(&self) -> bool {
+        let full = |failure: &HostFailure| matches!(&failure.failure, Failure::Server(error) if error.sqlstate == SqlState::TOO_MANY_CONNECTIONS.as_str());
+        self.failures.iter().any(full)
+    }
+
     /// What the client may know.
     pub fn client_error(&self) -> ClientError {
         if let Some(HostFailure { failure: Failure::Server(error), .. }) = self.failures.last()

@@ -138,6 +138,8 @@ struct Failing {
     /// Somebody is finding out whether it still fails.
     asked: bool,
     told: ClientError,
+    /// It answers, and takes no more.
+    full: bool,
 }
 
 /// Room for one session, until it is dropped.
@@ -446,7 +448,7 @@ impl Pool {
             Err(error) => {
                 let told = error.client_error();
                 if told.sqlstate == SqlState::CANNOT_CONNECT_NOW {
-                    self.lock().failed(told);
+                    self.lock().failed(told, error.is_full());
                 }
                 Err(PoolError::Open(error))
             }
@@ -650,16 +652,22 @@ impl Inner {
     /// Whether the source takes no more sessions for the moment, and some that it took are there to wait for.
     fn rests_on_others(&self) -> bool {
         let failing = self.failing.as_ref();
-        self.standing > 0 && failing.is_some_and(|failing| failing.asked || Instant::now() < failing.until)
+        let pausing = |failing: &Failing| failing.asked || Instant::now() < failing.until;
+        self.standing > 0 && failing.is_some_and(|failing| failing.full && pausing(failing))
     }
 
-    fn failed(&mut self, told: ClientError) {
+    fn failed(&mut self, told: ClientError, full: bool) {
         let times = self.failing.as_ref().map_or(0, |failing| failing.times);
         let longest = FIRST_BACK_OFF.saturating_mul(1 << times.min(10)).min(LONGEST_BACK_OFF);
         // Gateways that lost a source together do not come back together.
         let pause = longest.mul_f64(rand::rng().random_range(0.5..=1.0));
-        let failing =
-            Failing { times: times.saturating_add(1), until: Instant::now() + pause, asked: false, told };
+        let failing = Failing {
+            times: times.saturating_add(1),
+            until: Instant::now() + pause,
+            asked: false,
+            told,
+            full,
+        };
         self.failing = Some(failing);
     }
 }
