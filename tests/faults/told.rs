@@ -91,8 +91,9 @@ fn the_gateway_is_told_to_end_while_nothing_passes() {
         load.end();
         // In the middle of a message nothing can be said.
         let told: u64 = ["57P01", "closed"].iter().filter_map(|state| errors.get(*state)).sum();
-        let odd =
-            errors.keys().any(|state| !matches!(state.as_str(), "57P01" | "closed" | "refused" | "57P03"));
+        // Who comes in the last moment may find a connection that nobody accepts any more.
+        let known = ["57P01", "closed", "closed at the start", "refused", "57P03"];
+        let odd = errors.keys().any(|state| !known.contains(&state.as_str()));
         assert!(!odd && told >= 9 && errors.contains_key("57P01"), "{errors:?}");
         eprintln!("SIGTERM while nothing passes ({mode}): ended after {took:?}; clients met {errors:?}");
     });
