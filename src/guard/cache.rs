@@ -312,6 +312,32 @@ mod tests {
         }
     }
 
+    /// And for what a session remembers of its last text.
+    #[test]
+    fn the_last_text_counts_under_all_that_its_verdict_depends_on() {
+        let catalogue = Catalogue::stock(15).unwrap();
+        let (one, other, limits) = (SourceName::new("one"), SourceName::new("other"), Limits::default());
+        let ctx = Context { catalogue: &catalogue, mode: Mode::ReadOnly, limits: &limits, source: &one };
+        let cache = VerdictCache::new(1 << 20);
+        let mut last = None;
+        cache.judge_new(b"SELECT abs(1)", &ctx, 1, &mut last);
+        assert!(last.is_none(), "it had to be judged");
+        cache.judge_new(b"SELECT abs(2)", &ctx, 1, &mut last);
+        let last = last.as_deref();
+        let known = |text: &[u8], ctx: &Context<'_>, generation| {
+            let verdict = cache.known_after(last, text, ctx, generation);
+            verdict.map(|verdict| format!("{verdict:?}"))
+        };
+        let text = b"SELECT abs(345);";
+        assert_eq!(known(text, &ctx, 1), None, "another text");
+        let text = b"SELECT abs(345)";
+        assert_eq!(known(text, &ctx, 1), Some(format!("{:?}", judge(text, &ctx))));
+        assert_eq!(known(text, &ctx, 2), None);
+        assert_eq!(known(text, &Context { mode: Mode::ReadWrite, ..ctx }, 1), None);
+        assert_eq!(known(text, &Context { source: &other, ..ctx }, 1), None);
+        assert_eq!(known(text, &Context { limits: &Limits { tokens: 3, ..limits }, ..ctx }, 1), None);
+    }
+
     #[test]
     fn a_flood_of_new_texts_does_not_drive_out_what_is_asked_often() {
         let catalogue = Catalogue::default();
