@@ -234,7 +234,10 @@ impl OpenError {
 
     /// Whether a server has said that it has as many sessions as it takes.
     pub fn is_full(&self) -> bool {
-        let full = |failure: &HostFailure| matches!(&failure.failure, Failure::Server(error) if error.sqlstate == SqlState::TOO_MANY_CONNECTIONS.as_str());
+        let full = |failure: &HostFailure| match &failure.failure {
+            Failure::Server(error) => error.sqlstate == SqlState::TOO_MANY_CONNECTIONS.as_str(),
+            _ => false,
+        };
         self.failures.iter().any(full)
     }
 

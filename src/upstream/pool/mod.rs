@@ -59,6 +59,15 @@ pub enum PoolError {
 }
 
 impl PoolError {
+    /// Not one that is about what this client asked for, which no session that others have would heal.
+    fn may_be_a_full_source(&self) -> bool {
+        match self {
+            PoolError::Open(error) => error.is_full(),
+            PoolError::Failing(_) => true,
+            PoolError::Wait { .. } | PoolError::Closed => false,
+        }
+    }
+
     /// What a client may know.
     pub fn client_error(&self) -> ClientError {
         match self {
@@ -320,7 +329,10 @@ impl Pool {
                     return Ok(backend);
                 }
                 // Those that stand come back: it is better to wait for one than to be told of a full server.
-                Err(_) if began.elapsed() < self.config.wait && self.lock().rests_on_others() => {}
+                Err(error)
+                    if error.may_be_a_full_source()
+                        && began.elapsed() < self.config.wait
+                        && self.lock().rests_on_others() => {}
                 Err(error) => return Err(error),
             }
         }
