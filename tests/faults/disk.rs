@@ -161,7 +161,10 @@ fn the_disk_of_the_audit_trail_is_full() {
                        spool_reserve = \"1MiB\"\nreads = true\nwindow = \"100ms\"",
             ..Plan::PLAIN
         };
-        let house = House::build(Some(shared), mode, plan, |setup| setup.log_file());
+        let mut house = House::build(Some(shared), mode, plan, |setup| setup.log_file());
+        // The trail opens its files with its first event.
+        house.wait_until_metric("fedgate_audit_delivered_total", |delivered| delivered > 0.0);
+        house.count_anew();
         let load = house.load(HABITS);
         load.wait_for_each(2);
         let refuse = || {

@@ -156,7 +156,7 @@ impl House {
         for _ in 0..2 {
             house.read_one(PATIENCE);
         }
-        house.before = house.calm();
+        house.count_anew();
         house
     }
 
@@ -220,11 +220,20 @@ impl House {
 
     /// Until a metric has this value.
     pub fn wait_for_metric(&self, name: &str, value: f64) {
+        self.wait_until_metric(name, |now| now == value);
+    }
+
+    pub fn wait_until_metric(&self, name: &str, reached: impl Fn(f64) -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        while self.metric(name) != value {
-            assert!(Instant::now() < deadline, "{name} is {}, not {value}", self.metric(name));
+        while !reached(self.metric(name)) {
+            assert!(Instant::now() < deadline, "{name} stays at {}", self.metric(name));
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// From now on this is how it was before anybody came.
+    pub fn count_anew(&mut self) {
+        self.before = self.calm();
     }
 
     fn gauges(&self) -> Gauges {

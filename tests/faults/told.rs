@@ -51,14 +51,21 @@ fn the_gateway_is_told_to_end_under_load() {
         // Who connects in the last moment may find a connection that nobody accepts any more, as with PostgreSQL.
         let late = errors.get("closed at the start").copied().unwrap_or_default();
         let told = errors.get("57P01").copied().unwrap_or_default();
-        assert!(told > 0 && told + late >= 9, "not each client was told: {errors:?}");
-        let known = ["57P01", "refused", "closed at the start"];
+        // The driver lets an error fall that answers what nobody waits for: the Close of a statement, a last ROLLBACK.
+        let unheard = errors.get("closed").copied().unwrap_or_default();
+        assert!(told > unheard && told + unheard + late >= 9, "not each client was told: {errors:?}");
+        let known = ["57P01", "closed", "refused", "closed at the start"];
         assert!(errors.keys().all(|state| known.contains(&state.as_str())), "{errors:?}");
         let deadline = Instant::now() + Duration::from_secs(20);
         while house.sessions() != 0 {
             assert!(Instant::now() < deadline, "sessions are left at the source");
         }
-        assert!(!house.gateway.log().contains("panicked"), "{}", house.gateway.log());
+        let log = house.gateway.log();
+        assert!(!log.contains("panicked"), "{log}");
+        let silent = |line: &&str| line.contains("session ended") && !line.contains("57P01");
+        let drained = log.lines().skip_while(|line| !line.contains("draining"));
+        let silent: Vec<&str> = drained.filter(silent).filter(|line| !line.contains("end=Client")).collect();
+        assert!(silent.is_empty(), "sessions ended without a word: {silent:#?}");
         eprintln!("SIGTERM ({mode}): ended after {took:?}; clients met {errors:?}");
     });
 }
