@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use house::{House, ends_well};
 use raw::{PATIENCE, Raw, V3_0, cancel_request, client_tls_of, frame, query, startup};
 use serde_json::{Value, json};
-use support::{Authority, Gateway, fedgate, http_request};
+use support::{Authority, FaultProxy, Flow, Gateway, Weather, fedgate, http_request};
 
 /// A text that runs until it is cancelled.
 const LONG: &str = "SELECT count(*) FROM generate_series(1, 1000000000000)";
@@ -215,6 +215,34 @@ fn a_pipeline_without_a_pause_of_its_own_is_held_between_two_statements() {
     let _ = stop.send(());
     assert!(writing.join().unwrap() > 0);
     ends_well(gateway);
+}
+
+/// The gateway asks things of its own, such as for the client's settings; who speaks meanwhile is on the count all the same.
+#[test]
+fn what_is_sent_behind_a_question_of_the_gateways_own_is_under_way() {
+    let proxy = FaultProxy::start(house::source().address().parse().unwrap());
+    for mode in ["session", "transaction"] {
+        let pool = format!("pool = {{ mode = \"{mode}\", size = 4, min_idle = 1 }}");
+        let gateway = House::trusting().hosts(&proxy.address()).source(&pool).start();
+        let idle = "fedgate_upstream_connections{source=\"climscore\",state=\"idle\"}";
+        // Not before the source's catalogue has been read.
+        drop(enter(&gateway, "visitor"));
+        reach("a session is warm", || {
+            series(&gateway, idle) >= 1 && series(&gateway, "fedgate_client_connections") == 0
+        });
+        proxy.weather(Weather::down(Flow::Stall));
+        let (mut client, _) = enter(&gateway, "visitor");
+        client.send(&[query("SELECT 1"), query("SELECT 2")].concat());
+        reach("it is under way", || source(&gateway)["under_way"] == 1);
+        let answer = done(&gateway, "POST", "/api/v1/sources/climscore/pause?wait=1ms");
+        assert_eq!(answer["under_way"], 1, "{mode}: {answer}");
+        proxy.weather(Weather::FAIR);
+        reach("it has ended", || source(&gateway)["under_way"] == 0);
+        done(&gateway, "POST", "/api/v1/sources/climscore/resume");
+        assert_eq!(client.answer(), Ok(vec!["1".to_owned()]));
+        assert_eq!(client.answer(), Ok(vec!["2".to_owned()]));
+        ends_well(gateway);
+    }
 }
 
 #[test]

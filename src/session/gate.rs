@@ -257,6 +257,11 @@ impl Doorway {
         true
     }
 
+    /// Whether the session is on the count of what is under way.
+    pub(super) fn is_in(&self) -> bool {
+        self.pass.is_some()
+    }
+
     /// Nothing of the session is under way any more.
     pub(super) fn leave(&mut self) {
         self.pass = None;

@@ -234,8 +234,14 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             return None;
         }
         if !self.expects.is_empty() || self.passing > 0 {
-            // What was sent ends by itself, and shows then whether a transaction is open.
-            return self.doorway.is_paused().then_some(Handled::Paused);
+            if self.doorway.is_paused() {
+                // What was sent ends by itself, and shows then whether a transaction is open.
+                return Some(Handled::Paused);
+            }
+            if self.doorway.is_in() {
+                return None;
+            }
+            // Nothing but what the gateway has asked itself, such as for the client's settings.
         }
         if self.status != Status::Idle {
             return None;
