@@ -245,6 +245,34 @@ fn what_is_sent_behind_a_question_of_the_gateways_own_is_under_way() {
     }
 }
 
+/// What a source is paused for: who came meanwhile finds it where it is then.
+#[test]
+fn a_source_is_moved_while_it_is_paused() {
+    for mode in ["session", "transaction"] {
+        let from = FaultProxy::start(house::source().address().parse().unwrap());
+        let to = house::source().address();
+        let pool = format!("pool = {{ mode = \"{mode}\", size = 4 }}");
+        let gateway = House::trusting().hosts(&from.address()).source(&pool).start();
+        let (mut early, _) = enter(&gateway, "visitor");
+        assert_eq!(early.ask("SELECT 1"), Ok(vec!["1".to_owned()]));
+        done(&gateway, "POST", "/api/v1/sources/climscore/pause");
+        let mut late = knock(&gateway, "visitor");
+        waiting(&gateway, 1);
+        let file = gateway.config_file();
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace(&from.address(), &to)).unwrap();
+        let mark = gateway.log_mark();
+        gateway.signal("HUP");
+        gateway.wait_for_line_after(mark, "configuration reloaded");
+        done(&gateway, "POST", "/api/v1/sources/climscore/resume");
+        late.ready();
+        assert_eq!(late.ask("SELECT 2"), Ok(vec!["2".to_owned()]), "{mode}");
+        // Sessions at the server of before are told.
+        assert_eq!(&*early.refused().sqlstate, "57P01", "{mode}");
+        ends_well(gateway);
+    }
+}
+
 #[test]
 fn a_wait_for_a_paused_source_has_an_end_and_can_be_cancelled() {
     let gateway = House::trusting().start();

@@ -155,22 +155,6 @@ impl Gateway {
         let rulings = watch::Sender::new(Arc::new(deployments::at_first(wanted.as_ref())));
         let audit = config.audit.as_ref().map(|section| Audit::start(section, &metrics.audit)).transpose()?;
         let roll = Arc::<Roll>::default();
-        let kept = Arc::new(Keepsakes {
-            cancels: Arc::new(Cancels::default()),
-            roll: Arc::clone(&roll),
-            throttle: Throttle::default(),
-            metrics: Arc::clone(&metrics),
-            verdicts: Arc::new(VerdictCache::new(VERDICT_BYTES)),
-            aside: session::Aside::start(session::AsideMetrics {
-                judged: metrics.verdicts_aside.clone(),
-                waiting: metrics.verdicts_waiting.clone(),
-                panics: metrics.panics.clone(),
-            })?,
-            drain: draining.clone(),
-            rulings: rulings.subscribe(),
-            trail: audit.as_ref().map(Audit::trail),
-        });
-
         let mut listeners = Vec::new();
         for address in &config.gateway.listen {
             listeners.push(listen(*address)?);
@@ -186,6 +170,22 @@ impl Gateway {
         let mut sources = Sources::new(Arc::clone(&metrics), status.clone());
         let files = Files::of(path, &config, &Files::default());
         let shared = watch::Sender::new(Arc::new(share(&config, &mut sources)?));
+        let kept = Arc::new(Keepsakes {
+            newest: shared.subscribe(),
+            cancels: Arc::new(Cancels::default()),
+            roll: Arc::clone(&roll),
+            throttle: Throttle::default(),
+            metrics: Arc::clone(&metrics),
+            verdicts: Arc::new(VerdictCache::new(VERDICT_BYTES)),
+            aside: session::Aside::start(session::AsideMetrics {
+                judged: metrics.verdicts_aside.clone(),
+                waiting: metrics.verdicts_waiting.clone(),
+                panics: metrics.panics.clone(),
+            })?,
+            drain: draining.clone(),
+            rulings: rulings.subscribe(),
+            trail: audit.as_ref().map(Audit::trail),
+        });
 
         let sections = Sections::of(&config);
         let journal = audit.as_ref().map(|audit| audit.journal.clone());
@@ -241,7 +241,6 @@ impl Gateway {
             tracing::info!(%address, "listening");
             let acceptor = Acceptor {
                 listener,
-                shared: shared.subscribe(),
                 kept: Arc::clone(&kept),
                 clients: Arc::clone(&clients),
                 turned_away: Arc::default(),
@@ -490,7 +489,6 @@ fn stamp(path: &Path) -> Option<(u64, SystemTime)> {
 /// Accepts on one address.
 struct Acceptor {
     listener: TcpListener,
-    shared: watch::Receiver<Arc<Shared>>,
     kept: Arc<Keepsakes>,
     clients: Arc<AtomicUsize>,
     turned_away: Arc<AtomicUsize>,
@@ -561,7 +559,7 @@ impl Acceptor {
             .with_interval(Duration::from_secs(10))
             .with_retries(6);
         socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-        let shared = Arc::clone(&self.shared.borrow());
+        let shared = Arc::clone(&self.kept.newest.borrow());
         let kept = Arc::clone(&self.kept);
         let draining = *kept.drain.borrow() != Drain::Not;
         let place = Place::take(&self.clients, shared.gateway.max_clients);

@@ -152,7 +152,7 @@ impl Sources {
         if let Some(catalogue) = known {
             keeper.publish(catalogue);
         }
-        let kept = before.as_mut().filter(|before| *before.config == *config);
+        let kept = before.as_mut().filter(|before| Pool::serves_both(&before.config, &config));
         let kept = kept.and_then(|before| Some((Arc::clone(&before.open.pool), before.pool_keeper.take()?)));
         let (pool, pool_keeper) = kept.unwrap_or_else(|| {
             let pool = Pool::new(Arc::clone(&source), metrics.clone());

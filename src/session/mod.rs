@@ -62,6 +62,8 @@ use startup::{Greeted, Passwords, Relayed, StartupEnd, greet, negotiation};
 
 /// How long a session waits for the function catalogue of a source that was not asked yet.
 const CATALOGUE_WAIT: Duration = Duration::from_secs(10);
+/// How long it takes at most from the end of a source's pool until the configuration that ended it is in force.
+const RECONFIGURED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a client that is turned away may take to hear why.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -76,6 +78,8 @@ pub struct Shared {
 
 /// What outlives a reload.
 pub struct Keepsakes {
+    /// What is configured now; a session begins with what was so when it came.
+    pub newest: watch::Receiver<Arc<Shared>>,
     pub cancels: Arc<Cancels>,
     pub roll: Arc<Roll>,
     pub throttle: Throttle,
@@ -547,7 +551,8 @@ async fn introduce<S: AsyncRead + AsyncWrite + Unpin + Send>(
         Some(database) if !database.is_empty() => database,
         _ => user.as_str(),
     };
-    let open = find(shared, database, &user, address.ip(), certified)?;
+    let mut open = find(shared, database, &user, address.ip(), certified)?;
+    let newest;
     let settings = startup_settings(&startup)?;
     // Whose login the source judges is not known yet: strangers would take the places of those they name.
     let relayed = matches!(shared.gateway.auth, Auth::Relay);
@@ -565,10 +570,14 @@ async fn introduce<S: AsyncRead + AsyncWrite + Unpin + Send>(
                 passed = open.gate.pass(open.source.config().pool.wait) => passed,
                 end = stream.gone(&mut early), if !relayed => return Err(end),
             };
-            passed.map_err(|Overdue| {
+            let pass = passed.map_err(|Overdue| {
                 let told = ClientError { severity: crate::wire::Severity::Fatal, ..open.gate.overdue() };
                 StartupEnd::Refused(StartupFailure::Paused, told)
-            })?
+            })?;
+            // Paused may have been so that the source could be moved.
+            newest = Arc::clone(&kept.newest.borrow());
+            open = find(&newest, database, &user, address.ip(), certified)?;
+            pass
         }
     };
     *waiting = Some(open.clone());
@@ -592,7 +601,7 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
     kept: &Keepsakes,
     patience: &Patience,
 ) -> Result<Option<Begun>, StartupEnd> {
-    let Known { startup, open, settings, who, snapshot, seat, go, mut early, pass: _pass } = known;
+    let Known { startup, mut open, settings, who, mut snapshot, seat, go, mut early, pass: _pass } = known;
     let user = &who.user;
     let mode = if snapshot.config.is_writer(user) { Mode::ReadWrite } else { Mode::ReadOnly };
     let name_prefix = format!("fedgate/{user}");
@@ -610,16 +619,23 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
     let (backend, told, key) = if shares {
         key.sort();
         let key = Arc::new(key);
-        let transactions = open.pool.mode() == PoolMode::Transaction;
-        match open.pool.parameters(&key).filter(|_| transactions) {
-            Some(parameters) => (None, parameters, Some(key)),
-            None => match leased(&open, &key, user, stream, &mut early, patience).await? {
+        loop {
+            let transactions = open.pool.mode() == PoolMode::Transaction;
+            if let Some(parameters) = open.pool.parameters(&key).filter(|_| transactions) {
+                break (None, parameters, Some(key));
+            }
+            match leased(&open, &key, user, stream, &mut early, patience).await? {
                 Ok(backend) => {
                     let parameters = Arc::clone(&backend.parameters);
-                    (Some(backend), parameters, Some(key))
+                    break (Some(backend), parameters, Some(key));
+                }
+                Err(PoolError::Closed) if let Some(newer) = newer(kept, &open, &who).await? => {
+                    // It was changed while somebody waited.
+                    open = newer;
+                    snapshot = self::snapshot(&open).await?;
                 }
                 Err(error) => return Err(no_session(&open, stream, error).await),
-            },
+            }
         }
     } else {
         let room = match shared.gateway.auth {
@@ -739,6 +755,20 @@ async fn leased<S: AsyncRead + AsyncWrite + Unpin + Send>(
         leased = open.pool.lease(key, user, || patience.stop()) => Ok(leased),
         end = stream.gone(early) => Err(end),
     }
+}
+
+/// The same source as it is configured now, if it has another pool of the same mode.
+async fn newer(kept: &Keepsakes, open: &OpenSource, who: &Who) -> Result<Option<OpenSource>, StartupEnd> {
+    let mut newest = kept.newest.clone();
+    let name = open.source.name();
+    // The pool of before is closed a moment before the new configuration is in force.
+    let changed = newest.wait_for(|shared| {
+        shared.sources.get(name).is_none_or(|newer| !Arc::ptr_eq(&newer.pool, &open.pool))
+    });
+    let Ok(Ok(shared)) = timeout(RECONFIGURED_WITHIN, changed).await else { return Ok(None) };
+    let shared = Arc::clone(&shared);
+    let newer = find(&shared, name.as_str(), &who.user, who.address.ip(), who.certified)?;
+    Ok(Some(newer.clone()).filter(|newer| newer.pool.mode() == open.pool.mode()))
 }
 
 /// A seat among those of its user and of the source.

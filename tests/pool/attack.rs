@@ -390,3 +390,60 @@ fn whatever_many_clients_send_at_once_is_answered_as_to_one_alone() {
     assert!(stand.pids("true").len() <= 2);
     stand.end();
 }
+
+#[test]
+fn flushes_without_anything_to_flush_hold_up_nobody() {
+    for mode in ["transaction", "session"] {
+        let stand = Stand::new(&format!("mode = \"{mode}\", size = 2"));
+        let mut raw = stand.visitor();
+        raw.write(&frame(b'H', b"").repeat(20_000));
+        assert_eq!(raw.query("SELECT 'there'")[1], "D there", "{mode}");
+        reset(raw);
+        eventually("it has gone", || stand.metric("fedgate_client_connections ", "") == 0.0);
+        stand.end();
+    }
+}
+
+/// PostgreSQL keeps short answers to itself until a Sync, which may stand far behind what fits into a pipeline.
+#[test]
+fn a_pipeline_longer_than_its_bound_is_answered() {
+    for mode in ["transaction", "session"] {
+        let stand = Stand::new(&format!("mode = \"{mode}\", size = 2"));
+        let mut bound = "max_clients = 1000".to_owned();
+        for most in [1, 3, 100, 1600] {
+            let to = format!("max_clients = {}\n[gateway.limits]\npipeline = {most}", 1000 + most);
+            stand.reload(&bound, &to);
+            bound = to;
+            let mut raw = stand.visitor();
+            assert_eq!(
+                ask(&mut raw, "P \"\" \"SELECT 'one'\" / B \"\" \"\" / D P \"\" / E \"\" 0 / S")[3],
+                "D one"
+            );
+            let parses = message("P \"\" \"SELECT 1\"").repeat(3000);
+            raw.write(&[parses, message("S")].concat());
+            assert_eq!(raw.read_until(b"Z", 1).len(), 3001, "{mode}, at most {most}");
+            assert_eq!(raw.query("SELECT 'two'")[1], "D two");
+        }
+        stand.end();
+    }
+}
+
+#[test]
+fn who_vanishes_behind_a_full_pipeline_is_missed() {
+    for mode in ["transaction", "session"] {
+        let stand = Stand::new(&format!("mode = \"{mode}\", size = 1"));
+        let syncs = frame(b'S', b"").repeat(5000);
+        let leave: [fn(Raw); 2] = [reset, drop];
+        for leaves in leave {
+            let mut raw = stand.visitor();
+            send_query(&mut raw, SLOW);
+            raw.write(&syncs);
+            eventually("it runs", || !stand.pids("state = 'active' AND query LIKE '%AS a, %'").is_empty());
+            leaves(raw);
+            let began = Instant::now();
+            assert_eq!(stand.visitor().query("SELECT 'next'")[1], "D next", "{mode}");
+            assert!(began.elapsed() < PATIENCE / 2, "{mode}: after {:?}", began.elapsed());
+        }
+        stand.end();
+    }
+}

@@ -350,12 +350,21 @@ fn a_reload_keeps_the_sessions_of_a_source_that_stays_the_same() {
         assert_eq!(ask(&mut raw, "B \"\" s1 / E \"\" 0 / S")[1], "D prepared");
         assert!(before.contains(&pid(&mut stand.visitor())));
 
-        // Another size: the pool is another one; what was under way comes to its end.
+        // What is about something else changes no session, and of another number those that are too many end.
+        stand.reload("tls = \"disable\"", "tls = \"disable\"\nmax_clients = 77\ngeography = \"EU\"");
+        assert_eq!(stand.pids("true"), before, "{mode}");
         let mut busy = stand.visitor();
         busy.query("BEGIN");
         let held = pid(&mut busy);
         let from = format!("mode = \"{mode}\", size = 3, min_idle = 3");
         stand.reload(&from, &format!("mode = \"{mode}\", size = 2, min_idle = 2"));
+        eventually("one has ended", || stand.pids("true").len() == 2);
+        assert!(stand.pids("true").is_subset(&before), "{mode}");
+        assert_eq!(pid(&mut busy), held);
+        assert_eq!(ask(&mut raw, "B \"\" s1 / E \"\" 0 / S")[1], "D prepared");
+
+        // What a session begins with: the pool is another one; what was under way comes to its end.
+        stand.reload("tls = \"disable\"", "tls = \"disable\"\nstatement_timeout = \"9min\"");
         let mut new = stand.visitor();
         let fresh = pid(&mut new);
         assert!(!before.contains(&fresh), "{mode}: {fresh} of {before:?}");
@@ -369,6 +378,43 @@ fn a_reload_keeps_the_sessions_of_a_source_that_stays_the_same() {
         drop((raw, busy));
         eventually("the old ones have ended", || stand.pids("true").is_disjoint(&before));
         eventually("the new ones are two", || stand.pids("true").len() == 2);
+        stand.end();
+    }
+}
+
+#[test]
+fn who_waits_for_a_session_waits_on_behind_a_reload() {
+    for mode in ["transaction", "session"] {
+        let stand = Stand::new(&format!("mode = \"{mode}\", size = 1, min_idle = 1"));
+        let mut holder = stand.visitor();
+        holder.query("BEGIN");
+        let held = pid(&mut holder);
+        let waiting =
+            |count: f64| eventually("they wait", || stand.metric("fedgate_pool_waiting", "") == count);
+        std::thread::scope(|scope| {
+            let late = scope.spawn(|| value(&mut stand.visitor(), "SELECT pg_backend_pid()"));
+            waiting(1.0);
+            stand.reload("tls = \"disable\"", "tls = \"disable\"\nmax_clients = 77");
+            // Room for a second one is used at once.
+            stand.reload("size = 1, min_idle = 1", "size = 2, min_idle = 1");
+            assert_ne!(late.join().unwrap(), held, "{mode}");
+            let again = stand.visitor();
+            stand.reload("size = 2, min_idle = 1", "size = 1, min_idle = 1");
+            drop(again);
+            eventually("one has ended", || stand.pids("true").len() == 1);
+
+            // Another pool: who is not in yet gets a session of that.
+            let late = scope.spawn(|| value(&mut stand.visitor(), "SELECT pg_backend_pid()"));
+            waiting(1.0);
+            stand.reload("tls = \"disable\"", "tls = \"disable\"\nstatement_timeout = \"9min\"");
+            match mode {
+                "session" => assert_ne!(late.join().unwrap(), held),
+                // It was in already, and has what it was told from the pool of before.
+                _ => assert!(late.join().is_err()),
+            }
+        });
+        assert_eq!(holder.query("COMMIT"), ["C COMMIT", "Z I"]);
+        drop(holder);
         stand.end();
     }
 }

@@ -223,6 +223,8 @@ pub struct Relay<C> {
     skip: Skip,
     /// A Flush was sent so that [`Handled::Wait`] ends.
     flushed: bool,
+    /// The source was asked for what it owes, since the client has more under way than it may.
+    urged: bool,
     copy_in: Option<CopyIn>,
     leftover: Leftover,
     /// An error came since the last ReadyForQuery.
@@ -298,6 +300,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             pipeline: false,
             skip: Skip::No,
             flushed: false,
+            urged: false,
             copy_in: None,
             leftover: Leftover::default(),
             failed: false,
@@ -468,8 +471,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             let mut progress = false;
 
             self.poll_cancelling(cx);
+            // Also when nothing more may be sent on: its buffer has an end, and that it has gone is seen by reading alone.
             // Whoever is not asked now does not wake us.
-            let asks_client = self.wants_client() && !self.client_in.space().is_empty();
+            let asks_client = self.hears_client() && !self.client_in.space().is_empty();
             if asks_client {
                 match self.poll_read_client(cx) {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::ClientGone),
@@ -526,7 +530,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             }
             progress |= self.doorway.poll(cx);
             // Room that was made since: by moving what lies in a buffer to its front, or by an answer.
-            progress |= !asks_client && self.wants_client() && !self.client_in.space().is_empty();
+            progress |= !asks_client && self.hears_client() && !self.client_in.space().is_empty();
             progress |= !asks_source && self.lease.is_attached() && !self.lease.inbound.space().is_empty();
             if self.closing && self.shared.is_some() && self.at_rest() && self.all_said() {
                 return Poll::Ready(End::Client);
@@ -568,16 +572,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
 
     // ---- the client's bytes -------------------------------------------------------------------
 
-    fn wants_client(&self) -> bool {
-        if self.closing {
-            // A writer's last statement runs to its end, as it would without a gateway; nobody needs a
-            // reader's when the reader is gone.
-            return self.judge.mode() == Mode::ReadOnly;
-        }
-        self.lease.outbound.len() < BACKLOG
-            && self.client_out.len() < BACKLOG
-            && self.expects.len() < self.limits.pipeline
-            && !self.flushed
+    fn hears_client(&self) -> bool {
+        // A writer's last statement runs to its end, as it would without a gateway; nobody needs a
+        // reader's when the reader is gone.
+        !self.closing || self.judge.mode() == Mode::ReadOnly
     }
 
     fn poll_read_client(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {

@@ -69,6 +69,7 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
             match handled {
                 Handled::Done => {
                     self.flushed = false;
+                    self.urged = false;
                     self.judge.forget_long();
                     self.works.dealt_with();
                     self.client_in.consume(header.size);
@@ -83,6 +84,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 Handled::Judging | Handled::Leasing | Handled::Paused => return Ok(()),
                 Handled::End(end) => return Err(end),
             }
+        }
+        if self.pipeline && self.expects.len() >= self.limits.pipeline && !self.urged {
+            // The source may keep its short answers until a Sync, which does not come before there is room for it.
+            self.urged = true;
+            self.lease.outbound.flush();
         }
         Ok(())
     }
@@ -203,7 +209,10 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Relay<C> {
                 Ok(Handled::Done)
             }
             _ => {
-                self.lease.outbound.flush();
+                // Without a session nothing is on its way, and nobody would take the message from the buffer.
+                if self.lease.is_attached() {
+                    self.lease.outbound.flush();
+                }
                 Ok(Handled::Done)
             }
         }

@@ -20,7 +20,7 @@ pub use backend::{Backend, Settings};
 use queue::{Queue, Ticket};
 use statements::Texts;
 
-use crate::config::{PoolMode, PoolSection};
+use crate::config::{self, PoolMode, PoolSection};
 use crate::guard::Mode;
 use crate::ids::ClientUser;
 use crate::metrics::SourceMetrics;
@@ -90,7 +90,7 @@ impl PoolError {
 /// The sessions of one source.
 #[derive(Debug)]
 pub struct Pool {
-    config: PoolSection,
+    mode: PoolMode,
     metrics: PoolMetrics,
     /// What clients have prepared at this source.
     pub texts: Texts,
@@ -112,6 +112,7 @@ impl std::fmt::Debug for PoolMetrics {
 #[derive(Debug)]
 struct Inner {
     source: Arc<Source>,
+    config: PoolSection,
     /// Sessions that are open or being opened.
     live: usize,
     /// Those of them that are open and shared.
@@ -226,8 +227,10 @@ impl Pool {
     pub fn new(source: Arc<Source>, metrics: SourceMetrics) -> Arc<Self> {
         let config = source.config().pool.clone();
         metrics.pool_size.set(i64::try_from(config.size).unwrap_or(i64::MAX));
+        let mode = config.mode;
         let inner = Inner {
             source,
+            config,
             live: 0,
             standing: 0,
             idle: Vec::new(),
@@ -237,7 +240,7 @@ impl Pool {
             closed: false,
         };
         Arc::new(Self {
-            config,
+            mode,
             metrics: PoolMetrics(metrics),
             texts: Texts::default(),
             inner: Mutex::new(inner),
@@ -250,12 +253,51 @@ impl Pool {
     }
 
     pub fn mode(&self) -> PoolMode {
-        self.config.mode
+        self.mode
     }
 
-    /// The same source with its files read anew.
+    /// Whether the sessions of a pool for the one configuration are as good for the other: how they are opened and
+    /// what clients make of them is the same. How many there are and how long they last may differ.
+    pub fn serves_both(one: &config::Source, other: &config::Source) -> bool {
+        let opened = |source: &config::Source| {
+            let config::Source {
+                hosts,
+                database,
+                login,
+                tls,
+                read_only,
+                pool,
+                statement_timeout,
+                idle_in_transaction_timeout,
+                connect_timeout,
+                target_session,
+                // About the client, or looked at anew for each statement.
+                name: _,
+                writers: _,
+                trino_catalog: _,
+                geography: _,
+                access: _,
+                engine: _,
+                max_clients: _,
+                catalogue_refresh: _,
+                limits: _,
+            } = source;
+            let pinned = (*read_only, *statement_timeout, *idle_in_transaction_timeout);
+            let reached = (hosts.clone(), database.clone(), login.clone(), tls.clone(), *target_session);
+            (reached, pinned, *connect_timeout, pool.mode)
+        };
+        opened(one) == opened(other)
+    }
+
+    /// Takes up a changed configuration for which [`Self::serves_both`], and the source's files read anew.
     pub fn renew(&self, source: Arc<Source>) {
-        self.lock().source = source;
+        let config = source.config().pool.clone();
+        self.metrics.0.pool_size.set(i64::try_from(config.size).unwrap_or(i64::MAX));
+        let mut inner = self.lock();
+        inner.source = source;
+        inner.config = config;
+        drop(inner);
+        self.wanted.notify_one();
     }
 
     /// What a session with these startup settings reports of itself, if one was opened lately.
@@ -330,9 +372,7 @@ impl Pool {
                 }
                 // Those that stand come back: it is better to wait for one than to be told of a full server.
                 Err(error)
-                    if error.may_be_a_full_source()
-                        && began.elapsed() < self.config.wait
-                        && self.lock().rests_on_others() => {}
+                    if error.may_be_a_full_source() && self.lock().is_worth_a_wait(began.elapsed()) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -370,7 +410,7 @@ impl Pool {
             {
                 return Ok(Next::Backend(inner.idle.remove(at)));
             }
-            if inner.live < self.config.size && !inner.rests_on_others() {
+            if inner.live < inner.config.size && !inner.rests_on_others() {
                 inner.live += 1;
                 return Ok(Next::Slot(Slot::new(self)));
             }
@@ -399,7 +439,11 @@ impl Pool {
         wait: &impl Fn() -> G,
     ) -> Result<Grant, PoolError> {
         let _held = wait();
-        let left = self.config.wait.saturating_sub(began.elapsed());
+        let (size, most) = {
+            let inner = self.lock();
+            (inner.config.size, inner.config.wait)
+        };
+        let left = most.saturating_sub(began.elapsed());
         let granted = timeout(left, &mut waiting.granted).await;
         let waited = began.elapsed();
         self.metrics.0.pool_wait_seconds.observe(waited.as_secs_f64());
@@ -408,7 +452,7 @@ impl Pool {
             Ok(Err(_)) => Err(PoolError::Closed),
             Err(_) => {
                 self.metrics.0.pool_timeouts.inc();
-                Err(PoolError::Wait { size: self.config.size, waited: self.config.wait })
+                Err(PoolError::Wait { size, waited: most })
             }
         }
     }
@@ -471,14 +515,16 @@ impl Pool {
     pub fn give_back(self: &Arc<Self>, mut backend: Box<Backend>) {
         let now = Instant::now();
         backend.rests(now);
-        let expired = !self.config.lifetime.is_zero() && now >= backend.born + self.config.lifetime;
-        if expired || backend.key.is_none() {
+        if backend.key.is_none() {
             return;
         }
         loop {
             let (waiter, grant) = {
                 let mut inner = self.lock();
-                if inner.closed {
+                let lifetime = inner.config.lifetime;
+                let expired = !lifetime.is_zero() && now >= backend.born + lifetime;
+                // There may be more than there are to be since a reload.
+                if inner.closed || expired || inner.live > inner.config.size {
                     break;
                 }
                 let Some(waiter) = inner.waiting.pop(backend.home) else {
@@ -514,7 +560,8 @@ impl Pool {
                 let mut inner = self.lock();
                 inner.live -= 1;
                 inner.standing -= std::mem::take(&mut stood);
-                let waiter = match inner.closed || inner.rests_on_others() {
+                let enough = inner.live >= inner.config.size;
+                let waiter = match inner.closed || enough || inner.rests_on_others() {
                     true => None,
                     false => {
                         let here = runtime::Handle::try_current().map(|handle| handle.id());
@@ -577,20 +624,24 @@ impl Pool {
     /// Closes idle sessions that have ended, are too old, or are more than anybody has wanted for a while.
     fn look_through(&self) {
         let now = Instant::now();
-        let config = &self.config;
         let mut gone = Vec::new();
         let mut kept = Vec::new();
         {
             let mut inner = self.lock();
+            let config = inner.config.clone();
             let mut spare = inner.idle.len().saturating_sub(config.min_idle);
+            let mut too_many = inner.live.saturating_sub(config.size);
             for mut backend in std::mem::take(&mut inner.idle) {
                 let old = !config.lifetime.is_zero() && now >= backend.born + config.lifetime;
                 let unused =
                     !config.idle_timeout.is_zero() && now >= backend.rests_since + config.idle_timeout;
                 let superfluous = unused && spare > 0;
                 spare -= usize::from(superfluous);
-                match old || superfluous || !backend.settle() {
-                    true => gone.push(backend),
+                match old || superfluous || too_many > 0 || !backend.settle() {
+                    true => {
+                        too_many = too_many.saturating_sub(1);
+                        gone.push(backend);
+                    }
                     false => kept.push(backend),
                 }
             }
@@ -603,8 +654,8 @@ impl Pool {
     /// any while the source took no more.
     fn missing(self: &Arc<Self>) -> Option<(Arc<Settings>, Slot)> {
         let mut inner = self.lock();
-        let missed = inner.idle.len() < self.config.min_idle || !inner.waiting.is_empty();
-        let wanted = !inner.closed && missed && inner.live < self.config.size;
+        let missed = inner.idle.len() < inner.config.min_idle || !inner.waiting.is_empty();
+        let wanted = !inner.closed && missed && inner.live < inner.config.size;
         if !wanted || inner.failing.as_ref().is_some_and(|failing| Instant::now() < failing.until) {
             return None;
         }
@@ -666,6 +717,11 @@ impl Inner {
         let failing = self.failing.as_ref();
         let pausing = |failing: &Failing| failing.asked || Instant::now() < failing.until;
         self.standing > 0 && failing.is_some_and(|failing| failing.full && pausing(failing))
+    }
+
+    /// Those that stand come back; for somebody who has waited so long already.
+    fn is_worth_a_wait(&self, waited: Duration) -> bool {
+        waited < self.config.wait && self.rests_on_others()
     }
 
     fn failed(&mut self, told: ClientError, full: bool) {
