@@ -388,6 +388,8 @@ fn a_client_that_stalls_in_its_startup_is_told_to_go() {
         .file("server.crt", pair.certificate)
         .file("server.key", pair.private_key);
     let gateway = Gateway::start(setup);
+    // Reading it may take longer than that on a busy machine.
+    gateway.wait_for_line("function catalogue in force");
     let mut bystander = Bystander::with_password(&gateway);
     let packet = startup(V3_0, &VISITOR);
     let mut silent = Raw::connect(gateway.address());
