@@ -629,12 +629,16 @@ async fn open_session<S: AsyncRead + AsyncWrite + Unpin + Send>(
                     let parameters = Arc::clone(&backend.parameters);
                     break (Some(backend), parameters, Some(key));
                 }
-                Err(PoolError::Closed) if let Some(newer) = newer(kept, &open, &who).await? => {
-                    // It was changed while somebody waited.
+                Err(error) => {
+                    // It may have been changed while somebody waited.
+                    let newer = match error {
+                        PoolError::Closed => newer(kept, &open, &who).await?,
+                        PoolError::Open(_) | PoolError::Wait { .. } | PoolError::Failing(_) => None,
+                    };
+                    let Some(newer) = newer else { return Err(no_session(&open, stream, error).await) };
                     open = newer;
                     snapshot = self::snapshot(&open).await?;
                 }
-                Err(error) => return Err(no_session(&open, stream, error).await),
             }
         }
     } else {
