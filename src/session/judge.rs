@@ -220,7 +220,10 @@ impl Judge {
                 if let Some(snapshot) = newest {
                     let address = self.who.address.ip().to_canonical();
                     self.revoked |= !snapshot.config.allows(&self.who.user, address, self.who.certified);
+                    let before = self.mode();
                     self.snapshot = snapshot;
+                    // Its session was opened for reading, and others may have it after this client.
+                    self.revoked |= before == Mode::ReadOnly && self.mode() == Mode::ReadWrite;
                 }
             }
             // Nobody keeps this source any more: it is no longer configured.

@@ -419,6 +419,28 @@ fn who_waits_for_a_session_waits_on_behind_a_reload() {
     }
 }
 
+/// What a writer leaves in a session is nobody else's.
+#[test]
+fn who_becomes_a_writer_has_no_part_in_sessions_that_clients_share() {
+    let writers = "writers = [\"writer\"]";
+    let section = format!("read_only = false\n{writers}");
+    for mode in ["transaction", "session"] {
+        let stand = Stand::with(&format!("mode = \"{mode}\", size = 2"), &section, |_| SOURCE.address());
+        let mut raw = stand.visitor();
+        assert_eq!(raw.query("BEGIN"), ["C BEGIN", "Z T"]);
+        assert_eq!(raw.query("SELECT 'reads'")[1], "D reads");
+        stand.reload(writers, "writers = [\"writer\", \"visitor\"]");
+        assert_eq!(
+            raw.query("COMMIT; BEGIN READ WRITE; INSERT INTO written VALUES (1)"),
+            ["E FATAL 57P01"],
+            "{mode}"
+        );
+        assert_eq!(stand.visitor().query("INSERT INTO written VALUES (2)")[0], "C INSERT 0 1");
+        assert_eq!(stand.ask("SELECT count(*) FROM written"), "1");
+        stand.end();
+    }
+}
+
 #[test]
 fn writers_have_sessions_of_their_own_within_the_size() {
     for mode in ["transaction", "session"] {

@@ -266,6 +266,7 @@ impl Pool {
                 login,
                 tls,
                 read_only,
+                writers,
                 pool,
                 statement_timeout,
                 idle_in_transaction_timeout,
@@ -273,7 +274,6 @@ impl Pool {
                 target_session,
                 // About the client, or looked at anew for each statement.
                 name: _,
-                writers: _,
                 trino_catalog: _,
                 geography: _,
                 access: _,
@@ -282,7 +282,8 @@ impl Pool {
                 catalogue_refresh: _,
                 limits: _,
             } = source;
-            let pinned = (*read_only, *statement_timeout, *idle_in_transaction_timeout);
+            // Who becomes a writer must not go on with sessions that others have, too.
+            let pinned = (*read_only, writers.clone(), *statement_timeout, *idle_in_transaction_timeout);
             let reached = (hosts.clone(), database.clone(), login.clone(), tls.clone(), *target_session);
             (reached, pinned, *connect_timeout, pool.mode)
         };
